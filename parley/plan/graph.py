@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from types import MappingProxyType
 
 Attribute = int | float | str | bytes | tuple["Attribute", ...]
 
@@ -49,9 +48,6 @@ class Type:
         return math.prod(self.shape)
 
 
-NO_ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class Node:
     """One operation. `inputs` are indices of earlier nodes; `line` is the user's source line, for messages and reports."""
@@ -59,7 +55,7 @@ class Node:
     operation: str
     inputs: tuple[int, ...]
     type: Type
-    attributes: Mapping[str, Attribute] = NO_ATTRIBUTES
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
     line: str = ""
 
     def integer(self, name: str) -> int:
