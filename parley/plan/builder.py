@@ -18,6 +18,23 @@ from parley.plan.passes import optimise
 from parley.protocols import infer_type
 
 
+_PROMISED = frozenset(
+    {
+        "add",
+        "subtract",
+        "sum",
+        "multiply",
+        "multiply_public",
+        "matmul",
+        "matmul_public",
+        "scatter_add",
+        "truncate",
+        "select",
+    }
+)
+"""Operations whose results are bounded by the precision's promise where nothing smaller can be proven."""
+
+
 @dataclass(frozen=True)
 class Precision:
     """Fixed point. Reals have `fraction_bits` fractional bits and stay below 2^range_bits in magnitude.
@@ -86,15 +103,18 @@ class Builder:
         for value in inputs:
             if value.builder is not self:
                 raise PlanError("a value of another plan is used")
-        key = (operation, tuple(value.index for value in inputs), tuple(sorted(attributes.items())))
+        sources = tuple(value.index for value in inputs)
+        key = (operation, sources, tuple(sorted(attributes.items())))
         if operation != "random" and key in self._known:
             return Value(self, self._known[key])
-        draft = Node(operation, key[1], Type(Kind.PUBLIC, ()), attributes, self.line)
-        node = replace(draft, type=infer_type(draft, [value.type for value in inputs]))
-        self.nodes.append(node)
-        index = len(self.nodes) - 1
-        self._known[key] = index
-        return Value(self, index)
+        node = Node(operation, sources, Type(Kind.PUBLIC, ()), attributes, self.line)
+        type = infer_type(node, [value.type for value in inputs])
+        promised = max(type.scale, self.precision.fraction_bits) + self.precision.range_bits
+        if operation in _PROMISED and type.bound > promised:
+            attributes, type = {**attributes, "bound": promised}, replace(type, bound=promised)
+        self.nodes.append(replace(node, type=type, attributes=attributes))
+        self._known[key] = len(self.nodes) - 1
+        return Value(self, self._known[key])
 
     def constant(self, integers: npt.ArrayLike, scale: int = 0) -> Value:
         """Public integers (any shape) with `scale` fractional bits."""

@@ -66,10 +66,10 @@ def _needed_of_input(node: Node, source: Type, position: int, needed: int) -> in
     if source.kind in (Kind.PUBLIC, Kind.BITS, Kind.MASKED_BITS):
         return 0
     match node.operation:
-        case "truncate" | "words":
-            return min(source.bound + 2, 64)
-        case "select" if node.integer("bits"):
-            return min(source.bound + 2, 64)
+        case "truncate" | "select" if node.integer("bits"):
+            return min(max(source.bound + 2, node.integer("bits") + 3), 64)
+        case "narrow":
+            return node.integer("width")
         case "periodic":
             return node.integer("period_bits") + source.scale
         case "store" | "reveal":

@@ -256,3 +256,38 @@ class BitPolynomial(Protocol):
         for number, subset in enumerate(program.subsets):
             values[number] = done[subset]
         return None, (values,)
+
+
+@register
+class JoinPlanes(_LocalBits):
+    """The planes of all inputs (shared bits of one shape), one after the other."""
+
+    operation = "join_planes"
+    arity = None
+
+    def infer(self, node: Node, types: Types) -> Type:
+        for type in types:
+            require_kind(type, Kind.BITS)
+            require(type.shape == types[0].shape, f"bits of shapes {types[0].shape} and {type.shape}")
+        return replace(types[0], planes=sum(type.planes for type in types))
+
+    def party(self, party: Party, node: Node, types: Types, inputs: Sequence[Value], shares: Sequence[Array]) -> Value:
+        return np.concatenate(inputs, axis=0)
+
+
+@register
+class ConstantBits(_LocalBits):
+    """Public bits, all equal: attributes `shape` and `bit`."""
+
+    operation = "constant_bits"
+    arity = 0
+
+    def infer(self, node: Node, types: Types) -> Type:
+        shape = node.integers("shape")
+        require(all(size >= 0 for size in shape), f"shape {shape} has a negative size")
+        require(node.integer("bit") in (0, 1), "`bit` is 0 or 1")
+        return Type(Kind.BITS, shape, 0, 1)
+
+    def party(self, party: Party, node: Node, types: Types, inputs: Sequence[Value], shares: Sequence[Array]) -> Value:
+        filled = 255 if party.first and node.integer("bit") else 0
+        return np.full((1, kernels.packed_bytes(node.type.elements)), filled, dtype=np.uint8)

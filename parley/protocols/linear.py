@@ -494,3 +494,24 @@ class Constant(Protocol):
         self, node: Node, types: Types, inputs: Sequence[Value], drawn: Sequence[Array], source: PrivateSource
     ) -> tuple[Value, Sequence[Array]]:
         return self._values(node), ()
+
+
+@register
+class Narrow(Protocol):
+    """A masked value in the smaller ring modulo 2^width (attribute), for readers that take fewer bits than others: no cost."""
+
+    operation = "narrow"
+
+    def infer(self, node: Node, types: Types) -> Type:
+        require_kind(types[0], Kind.MASKED)
+        width = node.integer("width")
+        require(1 <= width <= types[0].width, f"width {width} is not in 1 … {types[0].width}")
+        return replace(types[0], width=width)
+
+    def party(self, party: Party, node: Node, types: Types, inputs: Sequence[Value], shares: Sequence[Array]) -> Value:
+        return Masked(kernels.reduce(inputs[0].public, node.type.width), inputs[0].share)
+
+    def dealer(
+        self, node: Node, types: Types, inputs: Sequence[Value], drawn: Sequence[Array], source: PrivateSource
+    ) -> tuple[Value, Sequence[Array]]:
+        return kernels.reduce(inputs[0], node.type.width), ()
