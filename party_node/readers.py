@@ -12,6 +12,7 @@ import gzip
 import math
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -175,8 +176,10 @@ def _npy_header(path: Path, file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, 
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         else:
             raise ValueError(f"version {version}")
-    except ValueError as error:
-        raise InputError(f"{path}: not an NPY file, or a damaged one ({error}): write it with numpy.save") from error
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # the header is a Python literal
+        raise InputError(
+            f"{path}: not an NPY file, or a damaged one ({_one_line(error)}): write it with numpy.save"
+        ) from error
     _check_dtype(path, dtype)
     if not shape or min(shape) < 1:
         raise InputError(f"{path}: the array is empty: its shape is {tuple(shape)}")

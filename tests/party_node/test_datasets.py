@@ -259,6 +259,9 @@ def test_bad_arrays_are_refused(tmp_path: Path, store: DatasetStore) -> None:
     np.save(tmp_path / "w.npy", X)
     (tmp_path / "w.npy").write_bytes((tmp_path / "w.npy").read_bytes()[:-1])
     refused(store, tmp_path / "w.npy", "truncated")
+    header = b"{'descr': '<f4', 'shape': (3, 2), 'fortran_order': False,"
+    (tmp_path / "h.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+    refused(store, tmp_path / "h.npy", "not an NPY file, or a damaged one")
     np.savez(tmp_path / "k.npz", a=X, b=X)
     refused(store, tmp_path / "k.npz", "which array is meant? Set `key` to one of: a, b")
     refused(store, tmp_path / "k.npz", "no array `c`. Set `key` to one of: a, b", key="c")
