@@ -30,9 +30,12 @@ RUN hatchling build -t wheel -d dist \
  && python3 -m pip --python /opt/parley install --compile --no-index --no-deps dist/*.whl
 
 FROM python:3.11-slim
+# A named volume takes the owner of the folder that it is mounted on.
+ARG IDENTITIES="ca coordinator dealer alice bob carol submitter"
 RUN groupadd --gid 10001 parley \
  && useradd --uid 10001 --gid parley --home-dir /var/lib/parley --no-create-home --shell /usr/sbin/nologin parley \
- && install -d -o parley -g parley -m 0750 /var/lib/parley /etc/parley /etc/parley/tls /data
+ && install -d -o parley -g parley -m 0750 /var/lib/parley /etc/parley /etc/parley/identity /data /results \
+ && for name in $IDENTITIES; do install -d -o parley -g parley -m 0750 "/identities/$name"; done
 ENV PATH=/opt/parley/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/parley /opt/parley
 USER parley

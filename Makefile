@@ -21,6 +21,7 @@ STAMP := $(VENV)/.parley-setup
 BIN := $(VENV)/bin
 ARGS ?=
 NAME ?=
+WHEELS ?= wheels
 
 .PHONY: help setup test check lint format typecheck demo benchmark protocol wheels clean
 
@@ -77,11 +78,11 @@ protocol: $(STAMP) ## generate services/protocol from protos/
 
 # For Python 3.11, which the image has, whatever made .venv.
 wheels: $(STAMP) ## download the image's packages into wheels/, for a build without an index
-	@mkdir -p wheels
+	@mkdir -p $(WHEELS)
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-		>wheels/requirements.txt
+		>$(WHEELS)/requirements.txt
 	@$(BIN)/python -m pip download -qq $(PIP_FLAGS) -c constraints.txt --python-version 3.11 --only-binary :all: \
-		-d wheels -r wheels/requirements.txt hatchling
+		-d $(WHEELS) -r $(WHEELS)/requirements.txt hatchling
 
 clean: ## remove .venv and everything else that was generated, except data and results
 	rm -rf $(VENV) wheels build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
