@@ -6,21 +6,24 @@ belongs to a node and an execution, so that no plan can name one twice), and tel
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 
 from parley.errors import PlanError
 from parley.plan.graph import Kind, Node, Plan, Type
 from parley.protocols import PROTOCOLS, infer_type
+from parley.protocols.base import MAXIMAL_AXES
 
 SUBMITTER = "submitter"
 """The receiver that is not a party: whoever runs the plan."""
 
 MAXIMAL_NODES = 200_000
 MAXIMAL_PARTIES = 64
-MAXIMAL_AXES = 16
 MAXIMAL_BYTES = 1 << 34
 """Of one value at one party."""
+MAXIMAL_RANDOMNESS = 1 << 38
+"""Bytes of correlated randomness that one node consumes at one party: 16 times its largest value."""
 MAXIMAL_TEXT = 4096
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
@@ -65,16 +68,20 @@ def _check_node(plan: Plan, index: int, node: Node) -> None:
     if inferred != node.type:
         raise PlanError(f"{node.operation} gives {_describe(inferred)}, the plan says {_describe(node.type)}")
     check_type(inferred)
+    randomness = sum(part.bytes for part in PROTOCOLS[node.operation].correlations(node, plan.input_types(node)))
+    if randomness > MAXIMAL_RANDOMNESS:
+        raise PlanError(f"correlated randomness of {randomness} bytes is over the limit of {MAXIMAL_RANDOMNESS}")
 
 
 def check_type(type: Type) -> None:
     """Raise PlanError where a type is over the limits or may leave the ring."""
     if len(type.shape) > MAXIMAL_AXES:
         raise PlanError(f"{len(type.shape)} axes are over the limit of {MAXIMAL_AXES}")
+    elements = math.prod(max(size, 1) for size in type.shape)  # the other axes of an empty array have a limit too
     if type.kind in (Kind.BITS, Kind.MASKED_BITS):
-        size = (type.elements + 7) // 8 * type.planes
+        size = (elements + 7) // 8 * type.planes
     else:
-        size = type.elements * 8
+        size = elements * 8
         if type.bound > 62:
             raise PlanError(
                 f"values up to 2^{type.bound} leave the ring of 64 bits; rescale before, or declare a bound"

@@ -41,9 +41,9 @@ def remove_dead_code(plan: Plan) -> Plan:
 def narrow_openings(plan: Plan) -> Plan:
     """Open every value in as few bits as its readers need (protocols.md, section 10): fewer bytes, same result.
 
-    Backward: how many low bits of each value are needed. A truncation, comparison or selection of a value below 2^bound needs
-    bound + 2; a trigonometric polynomial its period; a product, and anything linear, as many as its result; what is kept or
-    revealed, all 64.
+    Backward: how many low bits of each value are needed. A truncation or selection of a value below 2^bound needs
+    bound + 2; a comparison the width that it was made for; a trigonometric polynomial its period; a product, and anything
+    linear, as many as its result; what is kept or revealed, all 64.
     """
     needed = [0] * len(plan.nodes)
     for index in range(len(plan.nodes) - 1, -1, -1):
@@ -54,7 +54,7 @@ def narrow_openings(plan: Plan) -> Plan:
     types: list[Type] = []
     for index, node in enumerate(plan.nodes):
         if node.operation == "open":
-            width = min(needed[index], types[node.inputs[0]].width)
+            width = min(needed[index], node.integer("width"), types[node.inputs[0]].width)
             node = replace(node, attributes={**node.attributes, "width": max(width, 1)})
         node = replace(node, type=infer_type(node, [types[source] for source in node.inputs]))
         nodes.append(node)
@@ -70,6 +70,8 @@ def _needed_of_input(node: Node, source: Type, position: int, needed: int) -> in
             return min(max(source.bound + 2, node.integer("bits") + 3), 64)
         case "narrow":
             return node.integer("width")
+        case "words":  # the planes of its result were chosen for this width
+            return source.width
         case "periodic":
             return node.integer("period_bits") + source.scale
         case "store" | "reveal":

@@ -25,6 +25,8 @@ from parley.errors import PlanError
 from parley.plan.graph import Kind, Node, Type
 from parley.ring.prg import PrivateSource
 
+MAXIMAL_AXES = 16
+
 Array = npt.NDArray[Any]
 Types = Sequence[Type]
 
@@ -174,6 +176,14 @@ def require_kind(type: Type, *kinds: Kind) -> None:
         raise PlanError(f"needs {' or '.join(kind.name.lower() for kind in kinds)}, got {type.kind.name.lower()}")
 
 
+def shape_attribute(node: Node, name: str = "shape") -> tuple[int, ...]:
+    """The attribute as a shape of sane rank, before anything multiplies its sizes."""
+    shape = node.integers(name)
+    require(len(shape) <= MAXIMAL_AXES, f"{len(shape)} axes are over the limit of {MAXIMAL_AXES}")
+    require(all(0 <= size < 1 << 48 for size in shape), f"shape {shape} is not possible")
+    return shape
+
+
 def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return tuple(np.broadcast_shapes(*shapes))
@@ -208,6 +218,9 @@ def infer_type(node: Node, types: Types) -> Type:
         result = protocol.infer(node, types)
         if "bound" in node.attributes and result.bound > node.integer("bound") >= 0:
             result = replace(result, bound=node.integer("bound"))
-    except (TypeError, KeyError, ValueError) as error:
-        raise PlanError(f"{node.operation}: attribute missing or of the wrong kind ({error})") from error
+    except (TypeError, LookupError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise PlanError(f"{node.operation}: attribute missing or of the wrong kind ({cause})") from error
+    require(len(result.shape) <= MAXIMAL_AXES, f"{len(result.shape)} axes are over the limit of {MAXIMAL_AXES}")
+    require(all(size >= 0 for size in result.shape), f"shape {result.shape} has a negative size")
     return result

@@ -28,6 +28,7 @@ from parley.protocols.base import (
     register,
     require,
     require_kind,
+    shape_attribute,
 )
 from parley.protocols.linear import Structural
 from parley.ring import kernels
@@ -35,6 +36,7 @@ from parley.ring.prg import PrivateSource
 
 Subset = tuple[int, ...]
 MAXIMAL_DEGREE = 8
+MAXIMAL_SUBSETS = 1 << 14
 
 
 class _LocalBits(Protocol):
@@ -107,10 +109,10 @@ class Arrange(_LocalBits):
     def party(self, party: Party, node: Node, types: Types, inputs: Sequence[Value], shares: Sequence[Array]) -> Value:
         planes = node.integer("planes")
         bits = kernels.unpack_bits(inputs[0], types[0].shape)[0]
-        result = bits.take(np.array(node.integers("indices")), axis=-1)
+        result = bits.take(np.array(node.integers("indices"), dtype=np.int64), axis=-1)
         if party.first:
             result ^= np.array(node.integers("negate"), dtype=np.uint8)
-        result = result.reshape(*bits.shape[:-1], planes, -1)
+        result = result.reshape(*bits.shape[:-1], planes, node.type.shape[-1])
         return kernels.pack_bits(np.moveaxis(result, -2, 0))
 
 
@@ -156,6 +158,11 @@ def _program(outputs: tuple[tuple[Subset, ...], ...]) -> _Program:
     return _Program(tuple(subsets), tuple(compiled))
 
 
+def _runs(packed: Array, groups: int) -> Array:
+    """Planes in `groups` equal runs, as (plane of the run, group, bytes)."""
+    return packed.reshape(groups, packed.shape[0] // groups, packed.shape[1]).swapaxes(0, 1)
+
+
 def _monomials(attribute: Attribute) -> tuple[tuple[Subset, ...], ...]:
     """Check the shape of the attribute: outputs → monomials → ascending plane indices."""
     if not isinstance(attribute, tuple):
@@ -188,6 +195,8 @@ class BitPolynomial(Protocol):
         outputs = _monomials(node.attributes["outputs"])
         require(groups >= 1 and value.planes % groups == 0, f"{value.planes} planes are not {groups} equal groups")
         run = value.planes // groups
+        work = sum(1 << min(len(monomial), 64) for monomials in outputs for monomial in monomials)
+        require(work <= MAXIMAL_SUBSETS, f"the products have more than {MAXIMAL_SUBSETS} subsets of factors")
         require(
             1 <= len(outputs) <= 64 and all(1 <= len(monomials) <= 64 for monomials in outputs),
             "no, or too many, terms",
@@ -208,8 +217,7 @@ class BitPolynomial(Protocol):
     def party(self, party: Party, node: Node, types: Types, inputs: Sequence[Value], shares: Sequence[Array]) -> Value:
         groups, program = self._plan(node)
         value: Masked = inputs[0]
-        public = value.public.reshape(groups, -1, value.public.shape[1]).swapaxes(0, 1)
-        share = value.share.reshape(groups, -1, value.share.shape[1]).swapaxes(0, 1)
+        public, share = _runs(value.public, groups), _runs(value.share, groups)
         products: dict[Subset, Array] = {}
 
         def product(subset: Subset) -> Array:
@@ -235,7 +243,7 @@ class BitPolynomial(Protocol):
                     factor = product(rest) if rest else np.uint8(255)
                     coefficient = factor if coefficient is None else coefficient ^ factor
                 total ^= term & coefficient
-        return result.reshape(-1, public.shape[2])
+        return result.reshape(groups * len(program.outputs), public.shape[2])
 
     def dealer(
         self, node: Node, types: Types, inputs: Sequence[Value], drawn: Sequence[Array], source: PrivateSource
@@ -243,7 +251,7 @@ class BitPolynomial(Protocol):
         groups, program = self._plan(node)
         if not program.subsets:
             return None, ()
-        masks = inputs[0].reshape(groups, -1, inputs[0].shape[1]).swapaxes(0, 1)
+        masks = _runs(inputs[0], groups)
         values = np.empty((len(program.subsets), groups, masks.shape[2]), dtype=np.uint8)
         done: dict[Subset, Array] = {}
         for subset in sorted(program.subsets, key=len):
@@ -283,8 +291,7 @@ class ConstantBits(_LocalBits):
     arity = 0
 
     def infer(self, node: Node, types: Types) -> Type:
-        shape = node.integers("shape")
-        require(all(size >= 0 for size in shape), f"shape {shape} has a negative size")
+        shape = shape_attribute(node)
         require(node.integer("bit") in (0, 1), "`bit` is 0 or 1")
         return Type(Kind.BITS, shape, 0, 1)
 

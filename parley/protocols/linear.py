@@ -6,6 +6,7 @@ at the dealer (protocols.md, section 1). Only adding a public constant differs: 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from parley.protocols.base import (
     register,
     require,
     require_kind,
+    shape_attribute,
 )
 from parley.ring import kernels
 from parley.ring.prg import PrivateSource
@@ -244,7 +246,7 @@ class Sum(Componentwise):
         require_kind(types[0], *RING_KINDS)
         require(list(axes) == sorted(set(axes)), "axes must be ascending and distinct")
         require(all(0 <= axis < len(shape) for axis in axes), f"axes {axes} do not exist in shape {shape}")
-        terms = int(np.prod([shape[axis] for axis in axes], dtype=np.int64))
+        terms = math.prod(shape[axis] for axis in axes)
         kept = tuple(size for axis, size in enumerate(shape) if axis not in axes)
         return replace(types[0], shape=kept, bound=types[0].bound + growth(terms))
 
@@ -257,8 +259,7 @@ class Reshape(Structural):
     operation = "reshape"
 
     def infer(self, node: Node, types: Types) -> Type:
-        shape = node.integers("shape")
-        require(all(size >= 0 for size in shape), f"shape {shape} has a negative size")
+        shape = shape_attribute(node)
         result = replace(types[0], shape=shape)
         require(result.elements == types[0].elements, f"{types[0].shape} has another number of elements than {shape}")
         return result
@@ -292,7 +293,7 @@ class Expand(Structural):
     operation = "expand"
 
     def infer(self, node: Node, types: Types) -> Type:
-        shape = node.integers("shape")
+        shape = shape_attribute(node)
         require(broadcast_shape(types[0].shape, shape) == shape, f"{types[0].shape} does not broadcast to {shape}")
         return replace(types[0], shape=shape)
 
@@ -472,14 +473,15 @@ class Constant(Protocol):
     arity = 0
 
     def infer(self, node: Node, types: Types) -> Type:
-        data, shape = node.attributes["data"], node.integers("shape")
+        data, shape = node.attributes["data"], shape_attribute(node)
         scale, bound = node.integer("scale"), node.integer("bound")
         require(isinstance(data, bytes), "data must be bytes")
+        require(0 <= bound <= 62, f"bound 2^{bound} is not in the ring")
         result = Type(Kind.PUBLIC, shape, scale, bound)
         require(len(data) == 8 * result.elements, f"{len(data)} bytes are not {shape} integers")  # type: ignore[arg-type]
         values = self._values(node)
-        inside = not values.size or max(abs(int(values.min())), abs(int(values.max()))) <= 1 << bound
-        require(0 <= bound <= 63 and inside, f"a constant is not below 2^{bound}")
+        inside = not values.size or max(abs(int(values.min())), abs(int(values.max()))) < 1 << bound
+        require(inside, f"a constant is not below 2^{bound}")
         return result
 
     def _values(self, node: Node) -> Array:

@@ -61,9 +61,12 @@ class Open(Exchange):
         self, party: Party, node: Node, own: Any, received: Sequence[memoryview | None], types: Types
     ) -> tuple[Value, Array | None]:
         total, share = own
-        for data in received:
-            if data is not None:
-                total += kernels.unpack_ring(data, node.type.shape, node.type.width)
+        for number, data in enumerate(data for data in received if data is not None):
+            part = kernels.unpack_ring(data, node.type.shape, node.type.width)
+            if number:
+                total += part
+            else:
+                total = total + part  # not in place: a channel may still hold what was sent
         public = kernels.reduce(total, node.type.width)
         return Masked(public, share), public
 

@@ -46,6 +46,7 @@ class Periodic(Protocol):
     def infer(self, node: Node, types: Types) -> Type:
         value, cosines, sines = types[0], node.reals("cosines"), node.reals("sines")
         require_kind(value, Kind.MASKED)
+        require(len(node.reals("constants")) == 1, "one constant is needed")
         require(1 <= len(cosines) == len(sines) <= MAXIMAL_TERMS, f"1 to {MAXIMAL_TERMS} cosines and as many sines")
         bits = node.integer("period_bits") + value.scale
         require(1 <= bits <= value.width, f"a period of {bits} bits does not fit an opening of {value.width} bits")

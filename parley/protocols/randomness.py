@@ -20,6 +20,7 @@ from parley.protocols.base import (
     register,
     require,
     ring_correlation,
+    shape_attribute,
 )
 from parley.ring import fixed
 from parley.ring.prg import PrivateSource
@@ -45,9 +46,11 @@ class Random(Protocol):
             require(parameters[0] <= parameters[1], "low must not exceed high")
         if distribution == "normal":
             require(parameters[1] >= 0, "a standard deviation is not negative")
-        shape = node.integers("shape")
-        require(all(size >= 0 for size in shape) and 1 <= bound <= 62, "shape or bound is not usable")
-        return Type(Kind.SHARED, shape, node.integer("scale"), bound)
+        require(all(abs(parameter) < 2.0**62 for parameter in parameters), "parameters must be below 2^62")
+        shape, scale = shape_attribute(node), node.integer("scale")
+        require(1 <= bound <= 62, f"bound 2^{bound} is not in the ring")
+        require(distribution != "bernoulli" or scale < bound, f"a one of scale {scale} is not below 2^{bound}")
+        return Type(Kind.SHARED, shape, scale, bound)
 
     def correlations(self, node: Node, types: Types) -> tuple[Correlation, ...]:
         return (ring_correlation(node.type.shape),)
@@ -66,5 +69,6 @@ class Random(Protocol):
                 sample = generator.uniform(*parameters, size=shape)
             case _:
                 sample = generator.normal(*parameters, size=shape)
-        limit = 2.0 ** (node.type.bound - node.type.scale) - 2.0**-node.type.scale
+        limit = 2.0 ** (node.type.bound - node.type.scale)
+        limit = min(limit - 2.0**-node.type.scale, np.nextafter(limit, 0))  # beyond 53 bits, the next double
         return None, (fixed.encode(np.clip(sample, -limit, limit), node.type.scale),)

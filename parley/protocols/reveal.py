@@ -29,6 +29,7 @@ from parley.protocols.base import (
     require,
     require_kind,
     ring_correlation,
+    shape_attribute,
 )
 from parley.ring import fixed, kernels
 from parley.ring.prg import PrivateSource
@@ -42,9 +43,8 @@ class Input(Exchange):
     arity = 0
 
     def infer(self, node: Node, types: Types) -> Type:
-        shape, bound = node.integers("shape"), node.integer("bound")
+        shape, bound = shape_attribute(node), node.integer("bound")
         node.text("dataset")
-        require(all(size >= 0 for size in shape), f"shape {shape} has a negative size")
         require(0 <= bound <= 62, f"bound 2^{bound} is not in the ring")
         return Type(Kind.MASKED, shape, node.integer("scale"), bound)
 

@@ -53,6 +53,7 @@ def public_part(public: Array, width: int, bits: int) -> Opened:
 
 def mask_parts(mask: Array, width: int, bits: int) -> tuple[Array, Array]:
     """The dealer's t and s for a mask modulo 2^width."""
+    mask = kernels.reduce(mask, width)  # a mask that was added up is not yet reduced
     return kernels.shift_right(mask, bits), kernels.top_bit(mask, width)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-from parley.errors import NotFound, ProtocolError, SessionClosed
-from parley.plan.graph import Type
+from parley.errors import InputError, NotFound, ProtocolError, SessionClosed
+from parley.plan.graph import Kind, Type
 from parley.protocols.base import Party
 from parley.ring.prg import PrivateSource
 from parley.runtime.channel import Channel
@@ -130,8 +130,10 @@ class LocalSession:
     def execute(self, execution: Execution) -> list[Revealed]:
         """Run an execution at all roles and return what it reveals, each result complete, to whomever it is revealed.
 
-        Raises the first role's error; the session is closed then.
+        Raises PlanError where bindings or arguments do not fit the plan, before anything runs; else the first role's
+        error, and the session is closed then.
         """
+        execution.check()
         results: list[list[Revealed]] = [[] for _ in self._runtimes]
 
         def run_party(index: int) -> None:
@@ -147,7 +149,11 @@ class LocalSession:
         return combine(results)
 
     def put(self, handle: str, type: Type, values: npt.NDArray[np.int64]) -> None:
-        """Share ring elements among the parties under a handle."""
+        """Share ring elements among the parties under a handle. Raises InputError where they do not fit the type."""
+        if values.dtype != np.int64 or values.shape != type.shape:
+            raise InputError(f"{handle!r} is {values.dtype}{values.shape}, its type says int64{type.shape}")
+        if type.kind != Kind.SHARED or type.width != 64:
+            raise InputError(f"{handle!r} is put in as a shared value of 64 bits, not as {type}")
         shares = [self._source.ring(values.shape) for _ in self.parties[1:]]
         with np.errstate(over="ignore"):
             shares.insert(0, values - sum(shares))

@@ -180,6 +180,7 @@ class PartyRuntime:
         digest = self._digest()
         self._send([digest])
         self._receive(digest, {index: 0 for index, _ in self._peers})
+        self.statistics.rounds += 1
         for index, peer in self._peers:
             name = self._party.names[index]
             parts = [

@@ -61,6 +61,8 @@ class Execution:
     def check(self) -> None:
         """Raise PlanError unless bindings and arguments are exactly those that the plan asks for."""
         plan = self.prepared.plan
+        if self.first < 0 or self.first + len(self.arguments) >= 1 << 63:
+            raise PlanError(f"execution number {self.first} is not in 0 … 2^63")
         loads = {node.text("slot") for _, node in plan.with_operation("load")}
         stores = {node.text("slot") for _, node in plan.with_operation("store")}
         if loads != set(self.loads) or stores != set(self.stores):
@@ -77,6 +79,8 @@ class Execution:
                 )
             for name, type in expected.items():
                 value = arguments[name]
+                if not isinstance(value, np.ndarray):
+                    raise PlanError(f"argument {name} is a {value.__class__.__name__}, not an array of int64")
                 if value.dtype != np.int64 or value.shape != type.shape:
                     raise PlanError(f"argument {name} is {value.dtype}{value.shape}, the plan says int64{type.shape}")
                 if value.size and max(abs(int(value.min())), abs(int(value.max()))) >= 1 << type.bound:
