@@ -61,7 +61,7 @@ def get_logger(name: str) -> Any:
     """The logger of a module; the lines carry its name."""
     if not structlog.is_configured():
         configure_logs("warning", "console")  # a library, or a test: quiet, and never on standard output
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(module=name)
 
 
 class _StandardError:
