@@ -1,8 +1,9 @@
-"""Fits trigonometric polynomials to functions on an interval (protocols.md, section 7), in the clear, when a plan is built.
+"""Fits trigonometric polynomials to functions on an interval (protocols.md, section 7), when a plan is built.
 
     g(x) ≈ c + Σ_{k=1..K} a_k cos(2πkx/P) + b_k sin(2πkx/P)   on [low, high],   P = 2^p > high − low.
-g need not be periodic: the slack P − (high − low) lets the polynomial bend (a Fourier extension). The least-squares problem on Chebyshev
-points is ill-conditioned on purpose; regularisation keeps the coefficients small, which the precision of the shares asks for.
+g need not be periodic: the slack P − (high − low) lets the polynomial bend (a Fourier extension). The least-squares
+problem on Chebyshev points is ill-conditioned on purpose; regularisation keeps the coefficients small, which the
+precision of the shares asks for.
 Source: Huybrechs, "On the Fourier extension of nonperiodic functions", 2010.
 """
 
@@ -77,7 +78,6 @@ def _fits(
         raise InputError(f"no fit of {terms} {symmetry} terms on [{low}, {high}] with period 2^{period_bits}")
     count = 16 * terms + 128
     nodes = (low + high) / 2 + (high - low) / 2 * np.cos(math.pi * (np.arange(count) + 0.5) / count)
-    # With a symmetry, the mirrored interval is fitted for nothing; without one, this leaves everything as it is.
     left, singular, right = np.linalg.svd(_basis(nodes, period_bits, terms, symmetry), full_matrices=False)
     projected = left.T @ function(nodes)
     singular, scale = singular / math.sqrt(count), 1 / math.sqrt(count)
@@ -109,14 +109,16 @@ def fourier(
 ) -> Fit:
     """The regularised least-squares fit with the given period and number of terms.
 
-    symmetry: "odd" (sines only), "even" (cosines only) or "none". Raises InputError where the period is not longer than the interval.
+    symmetry: "odd" (sines only), "even" (cosines only) or "none". Raises InputError where the period is not longer
+    than the interval.
     """
     return _fits(function, low, high, period_bits, terms, symmetry, (regularisation,))[0]
 
 
 @lru_cache(maxsize=512)
 def best(function: RealFunction, low: float, high: float, tolerance: float, symmetry: str = "none") -> Fit:
-    """The fit with the fewest terms whose error is at most `tolerance`; among those, the one with the smallest coefficients.
+    """The fit with the fewest terms whose error is at most `tolerance`; among those, the one with the smallest
+    coefficients.
 
     Periods of the next two powers of two above high − low are tried. Raises InputError where 64 terms do not suffice.
     """
@@ -131,6 +133,6 @@ def best(function: RealFunction, low: float, high: float, tolerance: float, symm
         if found:
             return min(found, key=lambda fit: fit.size)
     raise InputError(
-        f"no trigonometric polynomial of {TERMS[-1]} terms is within {tolerance:g} of {function.__name__} on [{low:g}, {high:g}]; "
-        "take a shorter interval"
+        f"no trigonometric polynomial of {TERMS[-1]} terms is within {tolerance:g} of {function.__name__} "
+        f"on [{low:g}, {high:g}]; take a shorter interval"
     )

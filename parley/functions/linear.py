@@ -46,7 +46,9 @@ def raise_scale(value: Value, scale: int) -> Value:
         raise PlanError(f"scale {value.scale} is already above {scale}")
     if bits == 0:
         return value
-    return value.builder.add("multiply_public", value, value.builder.constant(1 << bits, bits)).with_total(value.total)
+    one = value.builder.constant(1 << bits, bits)
+    raised = value.builder.add("multiply_public", value, one, bound=value.type.bound + bits)
+    return raised.with_total(value.total)
 
 
 def lower_scale(value: Value, scale: int) -> Value:
@@ -76,6 +78,14 @@ def fraction_bits(value: Value) -> int:
 def factor(value: Value) -> Value:
     """As a factor of a product: no more than the precision's fractional bits."""
     return lower_scale(value, fraction_bits(value)) if value.scale > fraction_bits(value) else value
+
+
+def with_room(value: Value, bits: int) -> Value:
+    """With room in the ring for a result that is larger by `bits` bits: a value of too fine a scale is lowered to the precision's."""
+    promised = max(value.scale, fraction_bits(value)) + value.builder.precision.range_bits
+    if min(value.type.bound + bits, promised) <= RING_BITS or value.scale <= fraction_bits(value):
+        return value
+    return lower_scale(value, fraction_bits(value))
 
 
 # Constants
@@ -118,14 +128,14 @@ def align(left: Value, right: Value) -> tuple[Value, Value]:
     if left.scale > right.scale:
         second, first = align(right, left)
         return first, second
-    if left.type.bound + right.scale - left.scale < RING_BITS:
+    if left.type.bound + right.scale - left.scale < RING_BITS:  # one bit stays for the sum
         return raise_scale(left, right.scale), right
     reachable = max(left.scale, min(fraction_bits(left), left.scale + RING_BITS - 1 - left.type.bound))
     return raise_scale(left, reachable), lower_scale(right, reachable)
 
 
 def _combine(operation: str, left: Value, right: Value) -> Value:
-    left, right = align(left, right)
+    left, right = align(with_room(left, 1), with_room(right, 1))
     if {left.kind, right.kind} == {Kind.SHARED, Kind.MASKED}:
         left, right = shared(left), shared(right)
     return left.builder.add(operation, left, right)
@@ -240,7 +250,8 @@ def sum_axes(value: Value, axes: Sequence[int] | None = None, keepdims: bool = F
     elif not chosen:
         result = value
     else:
-        result = value.builder.add("sum", value, axes=chosen)
+        terms = math.prod(value.shape[axis] for axis in chosen)
+        result = value.builder.add("sum", with_room(value, growth(terms)), axes=chosen)
     if keepdims:
         result = reshape(result, tuple(1 if axis in chosen else size for axis, size in enumerate(value.shape)))
     return result

@@ -2,8 +2,9 @@
 
 With x_max the exact maximum, u = x − x_max ≤ 0, e = exp(u) (0 below −11.5) and s = Σe in [1, classes]:
     softmax = e·(1/s),    log_softmax = u − log s,    logsumexp = x_max + log s.
-For up to DIRECT classes, 1/s and log s are each a trigonometric polynomial of the one opening of s; for more, s is normalised first.
-All of it hangs on the same few openings, and what nobody uses is dead code: exp(log_softmax(x)) is softmax(x) without new work.
+For up to DIRECT classes, 1/s and log s are each a trigonometric polynomial of the one opening of s; for more, s is
+normalised first. All of it hangs on the same few openings, and what nobody uses is dead code: exp(log_softmax(x)) is
+softmax(x) without new work.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class SoftmaxParts:
         return self.shifted.shape[-1]
 
     def softmax(self) -> Value:
-        """e/s, rows known to sum to 1: 12 rounds from the logits for up to 10 classes, up to a scale above the precision's."""
+        """e/s, of rows known to sum to 1: 12 rounds from the logits for up to 10 classes, at a high scale."""
         if self.classes == 1:
             return linear.constant(self.shifted, np.ones(self.shifted.shape)).with_total(1.0)
         if self.classes > DIRECT:
@@ -92,7 +93,7 @@ def softmax_parts(value: Value) -> SoftmaxParts:
     return SoftmaxParts(shifted, exponentials, linear.sum_axes(exponentials, (-1,), keepdims=True), maximum)
 
 
-def _axis_last(value: Value, axis: int) -> tuple[Value, tuple[int, ...]]:
+def axis_last(value: Value, axis: int) -> tuple[Value, tuple[int, ...]]:
     """`value` with `axis` last, and the permutation (its own inverse)."""
     rank = len(value.shape)
     if not -rank <= axis < rank:
@@ -104,19 +105,19 @@ def _axis_last(value: Value, axis: int) -> tuple[Value, tuple[int, ...]]:
 
 def softmax(value: Value, axis: int = -1) -> Value:
     """e^x / Σe^x along an axis; error 1e-4."""
-    moved, axes = _axis_last(value, axis)
+    moved, axes = axis_last(value, axis)
     return linear.transpose(softmax_parts(moved).softmax(), axes)
 
 
 def log_softmax(value: Value, axis: int = -1) -> Value:
     """log(softmax(x)) along an axis; error 1e-4."""
-    moved, axes = _axis_last(value, axis)
+    moved, axes = axis_last(value, axis)
     return linear.transpose(softmax_parts(moved).log_softmax(), axes)
 
 
 def logsumexp(value: Value, axis: int = -1, keepdims: bool = False) -> Value:
     """log Σe^x along an axis; error 1e-4."""
-    moved, axes = _axis_last(value, axis)
+    moved, axes = axis_last(value, axis)
     result = linear.transpose(softmax_parts(moved).logsumexp(), axes)
     position = axis % len(value.shape)
     kept = tuple(size for index, size in enumerate(result.shape) if index != position)

@@ -224,8 +224,8 @@ def where(bits: Value, left: Value, right: Value) -> Value:
 
 
 def relu(value: Value) -> tuple[Value, Value]:
-    """max(value, 0) and the bits [value >= 0]: four rounds from a product, its rescaling included."""
-    positive = logical_not(negative(value))
+    """max(value, 0) and the bits [value > 0]: four rounds from a product, its rescaling included."""
+    positive = logical_not(_one_threshold(value, 1))
     return select(positive, value), positive
 
 

@@ -1,11 +1,12 @@
 """Smooth functions of secret values: exponential, logarithm, division, roots, sigmoid, tanh, erf and their kin.
 
-Every one is a trigonometric polynomial of one opening (`periodic`, protocols.md, section 7). Outside of its interval a function is given by its
-tails, chosen by thresholds of the same opening (section 5). Wide ranges are normalised first: thresholds at powers of four, again from one
-opening, give x = u·4^i with u in [1/4, 1) as one-hot bits of i.
+Every one is a trigonometric polynomial of one opening (`periodic`, protocols.md, section 7). Outside of its interval
+a function is given by its tails, chosen by thresholds of the same opening (section 5). Wide ranges are normalised
+first: thresholds at powers of four, again from one opening, give x = u·4^i with u in [1/4, 1) as one-hot bits of i.
 
-Rounds are openings one after the other, up to a result whose scale may be above the precision's (lowering it costs one more, and is left to
-whoever needs it). Errors are for 16 fractional bits; with f of them they are about 2^(16−f) times as large. Measured figures: docs/functions.md.
+Rounds are openings one after the other, up to a result whose scale may be above the precision's (lowering it costs
+one more, and is left to whoever needs it). Errors are for 16 fractional bits; with f of them they are about 2^(16−f)
+times as large. Measured figures: docs/functions.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from parley.functions.linear import RING_BITS, fraction_bits, masked
 from parley.plan.builder import Value
 
 BASE_BITS = 2
-"""Positions are found at powers of 2^BASE_BITS: fewer thresholds than at powers of two, and a fit is still short. Even, for square roots."""
+"""Positions are found at powers of four: half the thresholds of powers of two, short fits, and whole square roots."""
 LARGEST_CIRCLE = 53
 """Bits of a period together with the fractional bits of the argument: what a double resolves."""
 
@@ -64,8 +65,9 @@ def tolerance(value: Value) -> float:
 
 
 def argument(value: Value) -> Value:
-    """A value fit to be opened for a function: no finer than twice the precision."""
-    return linear.lower_scale(value, fraction_bits(value)) if value.scale > 2 * fraction_bits(value) else value
+    """A value fit to be opened for a function: no finer than twice the precision, or than a circle of 2^6 can be."""
+    finest = min(2 * fraction_bits(value), LARGEST_CIRCLE - 6)
+    return linear.lower_scale(value, fraction_bits(value)) if value.scale > finest else value
 
 
 def periodic(
@@ -78,8 +80,9 @@ def periodic(
 ) -> Value:
     """polynomial(value) + constant, from the opening of `value` (made if need be) and no other.
 
-    magnitude: a bound of the result where it is used (elsewhere it may be anything, and must be selected away). error: what rounding of shares and
-    public factors may add (default: the tolerance of the precision). The result has the scale that this takes, but no more than `finest`, and fits the ring.
+    magnitude: a bound of the result where it is used (elsewhere it may be anything, and must be selected away).
+    error: what rounding of shares and public factors may add (default: the tolerance of the precision). The result
+    has the scale that this takes, but no more than `finest`, and fits the ring.
     """
     opened = masked(value)
     if opened.scale + polynomial.period_bits > LARGEST_CIRCLE:
@@ -88,10 +91,12 @@ def periodic(
         )
     error = tolerance(value) if error is None else error
     magnitude_bits = math.floor(math.log2(magnitude)) + 1
-    # A share is off by half a unit at most, and enters with |a_k| + |b_k|; the 2K roundings of public factors are independent: six deviations.
+    # A share is off by half a unit at most, and enters with |a_k| + |b_k|; the 2K roundings of public factors are
+    # independent: six deviations.
     share_bits = math.ceil(math.log2(max(polynomial.size, 1e-3) / error))
     public_bits = math.ceil(math.log2(1.8 * math.sqrt(polynomial.terms) / error))
-    excess = share_bits + public_bits - min(finest, RING_BITS - 1 - magnitude_bits)
+    constant_bits = math.ceil(math.log2(abs(polynomial.constant + constant) + 1))
+    excess = share_bits + public_bits - min(finest, RING_BITS - 1 - max(magnitude_bits, constant_bits))
     if excess > 0:
         share_bits, public_bits = share_bits - (excess + 1) // 2, public_bits - excess // 2
     share_bits, public_bits = (min(max(bits, 1), 40) for bits in (share_bits, public_bits))
@@ -120,7 +125,7 @@ class Regions:
 
 
 def regions(value: Value, thresholds: Sequence[int]) -> Regions:
-    """Regions between ascending integer thresholds at the value's scale; a threshold beyond the value's bound costs nothing."""
+    """Regions between ascending integer thresholds at the value's scale; those beyond its bound cost nothing."""
     limit = 1 << value.type.bound
     shape = (1, *value.shape)
     never = value.builder.add("constant_bits", shape=shape, bit=0)
@@ -151,29 +156,33 @@ def cut(value: Value, points: Sequence[float]) -> Regions:
 # Saturating functions: 4 rounds
 
 
+def _bits_of_tail(value: Value) -> float:
+    """The t at which e^−t is one unit in the last place: 11.1 with 16 fractional bits."""
+    return fraction_bits(value) * math.log(2)
+
+
 def sigmoid(value: Value) -> Value:
-    """1/(1+e^−x) for every x. ½ + odd fit on (−11, 11); 0 below, 1 above. 4 rounds; error 4e-5."""
+    """1/(1+e^−x) for every x. ½ + odd fit on (−11.1, 11.1); 0 below, 1 above. 4 rounds; error 4e-5."""
     value = argument(value)
-    polynomial = fit.best(_sigmoid_centred, -11.0, 11.0, tolerance(value), "odd")
-    line = cut(value, (-11.0, 11.0))
+    limit = _bits_of_tail(value)
+    polynomial = fit.best(_sigmoid_centred, -limit, limit, tolerance(value), "odd")
+    line = cut(value, (-limit, limit))
     inside = select(line.region(1), periodic(value, polynomial, 1.0, constant=0.5), 1.5)
     return _plus_units(inside, [(line.region(2), 1)])
 
 
 def tanh(value: Value) -> Value:
-    """The hyperbolic tangent for every x. Odd fit on (−5.8, 5.8); ±1 outside. 4 rounds; error 4e-5."""
-    return _odd_saturating(value, np.tanh, 5.8)
+    """The hyperbolic tangent for every x. Odd fit on (−5.9, 5.9); ±1 outside. 4 rounds; error 4e-5."""
+    return _odd_saturating(value, np.tanh, (_bits_of_tail(value) + math.log(2)) / 2)
 
 
 def erf(value: Value) -> Value:
-    """The error function for every x. Odd fit on (−4, 4); ±1 outside. 4 rounds; error 4e-5."""
-    return _odd_saturating(value, _erf, 4.0)
+    """The error function for every x. Odd fit on (−3.3, 3.3); ±1 outside. 4 rounds; error 4e-5."""
+    return _odd_saturating(value, _erf, math.sqrt(_bits_of_tail(value)))
 
 
 def _odd_saturating(value: Value, function: fit.RealFunction, limit: float) -> Value:
     value = argument(value)
-    if fraction_bits(value) > 16:  # tails must vanish in the last place
-        limit += 0.75 * math.sqrt(fraction_bits(value) - 16) if function is _erf else 0.35 * (fraction_bits(value) - 16)
     polynomial = fit.best(function, -limit, limit, tolerance(value), "odd")
     line = cut(value, (-limit, limit))
     inside = select(line.region(1), periodic(value, polynomial, 1.5), 1.5)
@@ -194,8 +203,8 @@ def _plus_units(inside: Value, tails: Sequence[tuple[Value, int]]) -> Value:
 
 
 def softplus(value: Value) -> Value:
-    """log(1+e^x) for every x: x/2 + even fit on (−11, 11); 0 below, x above. 4 rounds; error 4e-5."""
-    return _half_linear(value, _softplus_even, 11.0)
+    """log(1+e^x) for every x: x/2 + even fit on (−11.1, 11.1); 0 below, x above. 4 rounds; error 4e-5."""
+    return _half_linear(value, _softplus_even, _bits_of_tail(value))
 
 
 def log_sigmoid(value: Value) -> Value:
@@ -204,26 +213,25 @@ def log_sigmoid(value: Value) -> Value:
 
 
 def gelu(value: Value) -> Value:
-    """x·Φ(x), Φ the normal distribution, for every x: x/2 + even fit on (−4.5, 4.5); 0 below, x above. 4 rounds; error 4e-5."""
-    return _half_linear(value, _gelu_even, 4.5)
+    """x·Φ(x), Φ the normal distribution: x/2 + even fit on (−4.5, 4.5); 0 below, x above. 4 rounds; error 4e-5."""
+    return _half_linear(value, _gelu_even, math.sqrt(2 * _bits_of_tail(value) - 1.8))
 
 
 def silu(value: Value) -> Value:
-    """x·sigmoid(x) for every x: x/2 + even fit on (−14, 14); 0 below, x above. 4 rounds; error 6e-5."""
-    return _half_linear(value, _silu_even, 14.0)
+    """x·sigmoid(x) for every x: x/2 + even fit on (−13.7, 13.7); 0 below, x above. 4 rounds; error 4e-5."""
+    return _half_linear(value, _silu_even, _bits_of_tail(value) + 2.6)
 
 
 def _half_linear(value: Value, even: fit.RealFunction, limit: float) -> Value:
     value = argument(value)
-    if fraction_bits(value) > 16:
-        limit += (
-            0.75 * math.sqrt(fraction_bits(value) - 16) if even is _gelu_even else 0.7 * (fraction_bits(value) - 16)
-        )
     polynomial = fit.best(even, -limit, limit, tolerance(value), "even")
     line = cut(value, (-limit, limit))
     curve = periodic(value, polynomial, limit)
-    half = linear.raise_scale(linear.multiply_scalar(linear.shared(masked(value)), 0.5), curve.scale)
-    centre = value.builder.add("add", curve, half, bound=curve.scale + math.ceil(math.log2(limit)) + 1)
+    builder, bound = value.builder, curve.scale + math.ceil(math.log2(limit)) + 1  # outside, it is selected away
+    half = linear.multiply_scalar(linear.shared(masked(value)), 0.5)
+    bits = curve.scale - half.scale
+    half = builder.add("multiply_public", half, builder.constant(1 << bits, bits), bound=bound)
+    centre = builder.add("add", curve, half, bound=bound)
     inside = select(line.region(1), centre, 2 * limit)
     return linear.add(inside, order.select(line.region(2), value))
 
@@ -232,12 +240,13 @@ def _half_linear(value: Value, even: fit.RealFunction, limit: float) -> Value:
 
 
 def lowest_exponent(value: Value) -> float:
-    """Below this, e^x is under two thirds of a unit in the last place, and taken to be 0 (−11.5 with 16 fractional bits)."""
+    """Below this (−11.5 with 16 fractional bits), e^x is under two thirds of a unit, and taken to be 0."""
     return -math.log(2) * (fraction_bits(value) + 0.59)
 
 
 def exp_nonpositive(value: Value, guard_bits: int = 0) -> Value:
-    """e^x for x ≤ 0, 0 below −11.5, with `guard_bits` more fractional bits than the precision. 4 rounds; error 1e-5 and 1 unit."""
+    """e^x for x ≤ 0 (0 below −11.5) with `guard_bits` more fractional bits than the precision. 4 rounds; error 1e-5
+    and 1 unit."""
     value = argument(value)
     low = lowest_exponent(value)
     curve = _exp_piece(value, low, 0.5)
@@ -247,11 +256,12 @@ def exp_nonpositive(value: Value, guard_bits: int = 0) -> Value:
 
 
 def exp(value: Value, high: float | None = None, method: str = "fit") -> Value:
-    """e^x for x up to `high` (default: up to where e^x leaves half of the range, 10.39 with range_bits 16); constant above, 0 below −11.5.
+    """e^x; 0 below −11.5, and constant above `high`.
 
-    method "fit": pieces of the line are fitted, all from one opening; 4 rounds; error 4e-5 up to 0.5, relative 4e-5 above (and 1 unit).
-    method "limit": (1 + x/2^8)^(2^8), 8 squarings, 16 rounds, for x in [−11.5, 2]; relative error x²/2^9 (what CrypTen computes).
-    With `high` at most 0.5 there is one piece; of arguments above it nothing is promised.
+    `high` defaults to where e^x is half of the range (10.39 with range_bits 16). At most 0.5, it is a promise: one
+    piece is fitted, and larger arguments give anything.
+    method "fit": pieces of the line are fitted, all from one opening. 4 rounds; error 4e-5, above 0.5 relative.
+    method "limit": (1 + x/2^8)^(2^8), as in CrypTen, for x in [−11.5, 2]. 16 rounds; relative error x²/2^9.
     """
     if method == "limit":
         return _exp_limit(value)
@@ -312,7 +322,7 @@ class Normalised:
     """For every bucket: +1, −1, or 0 where x is taken to be 0."""
 
     def lookup(self, integers: Sequence[int], scale: int, magnitude: float) -> Value:
-        """The public number of the bucket that x lies in, in no round: `integers` with `scale` fractional bits, below `magnitude`."""
+        """The number of the bucket that x lies in, in no round: `integers` of `scale` bits, below `magnitude`."""
         return _weigh(order.to_ring(self.bits), integers, scale, magnitude)
 
 
@@ -328,8 +338,8 @@ def _weigh(stack: Value, integers: Sequence[int], scale: int, magnitude: float) 
 def normalise(value: Value, low: float | None = None, high: float | None = None, signed: bool = False) -> Normalised:
     """Find the power of four that normalises |x|: 4 rounds.
 
-    low and high are promises on |x| that save thresholds. With low, the lowest bucket holds everything below as well; without, what is
-    less than one unit in the last place, and, unless signed, everything negative, is taken to be 0.
+    low and high are promises on |x| that save thresholds. With low, the lowest bucket holds everything below as well;
+    without, what is less than one unit in the last place, and, unless signed, everything negative, is taken to be 0.
     """
     if (low is not None and low <= 0) or (high is not None and high <= (low or 0)):
         raise InputError(f"an interval from {low} to {high} is not one of positive numbers")
@@ -366,9 +376,9 @@ def normalise(value: Value, low: float | None = None, high: float | None = None,
 
 
 def log(value: Value, low: float | None = None, high: float | None = None) -> Value:
-    """The natural logarithm of positive numbers: log(u) + (e−f)·log 2. 5 rounds; error 2e-5. log(x) = log(2^−f) for x below 2^−f.
+    """The natural logarithm of positive numbers: log(u) + (e−f)·log 2. 5 rounds; error 2e-5.
 
-    low and high: promises on the argument that save thresholds (see `normalise`).
+    Everything below 2^−f, and what is negative, counts as 2^−f. low and high: promises that save thresholds.
     """
     precision = fraction_bits(value)
     parts = normalise(value, low, high)
@@ -376,13 +386,15 @@ def log(value: Value, low: float | None = None, high: float | None = None) -> Va
     if 0 in parts.signs:
         half = [(1 - sign) << (mantissa.scale - 1) for sign in parts.signs]
         mantissa = linear.add(mantissa, parts.lookup(half, mantissa.scale, 1.0))
-    curve = periodic(mantissa, fit.best(np.log, 0.25, 1.0, tolerance(value)), 1.5)
+    largest = max(abs(exponent - precision) for exponent in parts.exponents) * math.log(2) + 2
+    finest = RING_BITS - 2 - math.ceil(math.log2(largest))
+    curve = periodic(mantissa, fit.best(np.log, 0.25, 1.0, tolerance(value)), 1.5, finest=finest)
     powers = [
         exponent - precision if sign else 1 - precision
         for exponent, sign in zip(parts.exponents, parts.signs, strict=True)
     ]
     logarithms = [round(math.ldexp(power * math.log(2), curve.scale)) for power in powers]
-    return linear.add(curve, parts.lookup(logarithms, curve.scale, 32.0))
+    return linear.add(curve, parts.lookup(logarithms, curve.scale, largest))
 
 
 def log1p(value: Value) -> Value:
@@ -428,8 +440,9 @@ def reciprocal(
 ) -> Value:
     """1/x for |x| in the precision's range; 1/0 = 0. 7 rounds; relative error 2e-5.
 
-    low, high: promises on |x| that save thresholds (and a round, where high/low is small); signed=False: x > 0, half the thresholds.
-    method "newton": y ← y(2 − xy) from 3·e^(½−x) + 0.003, for x in [0.01, 300]; 10 steps, 44 rounds (what CrypTen computes).
+    low, high: promises on |x| that save thresholds, and a round where high/low is small. signed=False promises x > 0,
+    and halves the thresholds.
+    method "newton": 10 steps y ← y(2 − xy) from 3·e^(½−x) + 0.003, as in CrypTen, for x in [0.01, 300]. 43 rounds.
     """
     if method == "newton":
         return _reciprocal_newton(value)
@@ -449,7 +462,7 @@ def divide(
     """a/b elementwise with broadcasting; a/0 = 0. 7 rounds; error 1 unit in the last place and relative 2e-5.
 
     low, high: promises on |b|; signed=False: b > 0; magnitude: a bound of |a/b| (default: the precision's range).
-    The numerator is scaled by the denominator's power of four before it is divided, so that nothing is lost where |b| is large.
+    The numerator is first scaled by the denominator's power of four, so that nothing is lost where |b| is large.
     """
     return _quotient(numerator, denominator, low, high, signed, magnitude)
 

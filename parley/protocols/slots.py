@@ -8,8 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parley.plan.graph import Kind, Node, Type
-from parley.protocols.base import Array, Party, Protocol, Types, Value, register, require, require_kind
+from parley.protocols.base import (
+    Array,
+    Party,
+    Protocol,
+    Types,
+    Value,
+    register,
+    require,
+    require_kind,
+    shape_attribute,
+)
 from parley.ring.prg import PrivateSource
+
+
+KEPT = (Kind.SHARED, Kind.MASKED, Kind.BITS, Kind.MASKED_BITS)
 
 
 class _Slot(Protocol):
@@ -24,16 +37,24 @@ class _Slot(Protocol):
 
 @register
 class Load(_Slot):
-    """A kept value: attributes `slot`, `kind`, `shape`, `scale`, `bound`."""
+    """A kept value: attributes `slot`, `kind`, `shape`, `scale`, `bound`, and `planes` where it is bits."""
 
     operation = "load"
     arity = 0
 
     def infer(self, node: Node, types: Types) -> Type:
         node.text("slot")
-        result = Type(Kind(node.integer("kind")), node.integers("shape"), node.integer("scale"), node.integer("bound"))
-        require_kind(result, Kind.SHARED, Kind.MASKED)
-        require(all(size >= 0 for size in result.shape) and 0 <= result.bound <= 62, "shape or bound is not usable")
+        planes = node.integer("planes") if "planes" in node.attributes else 1
+        result = Type(
+            kind=Kind(node.integer("kind")),
+            shape=shape_attribute(node),
+            scale=node.integer("scale"),
+            bound=node.integer("bound"),
+            planes=planes,
+        )
+        require_kind(result, *KEPT)
+        require(0 <= result.bound <= 62, f"bound 2^{result.bound} is not in the ring")
+        require(planes >= 1, "a value has at least one plane")
         return result
 
 
@@ -46,19 +67,22 @@ class Argument(_Slot):
 
     def infer(self, node: Node, types: Types) -> Type:
         node.text("name")
-        bound, shape = node.integer("bound"), node.integers("shape")
-        require(all(size >= 0 for size in shape) and 0 <= bound <= 62, "shape or bound is not usable")
+        bound, shape = node.integer("bound"), shape_attribute(node)
+        require(0 <= bound <= 62, f"bound 2^{bound} is not in the ring")
         return Type(Kind.PUBLIC, shape, node.integer("scale"), bound)
 
 
 @register
 class Store(_Slot):
-    """Keep a shared or masked value: attribute `slot`."""
+    """Keep a secret value: attribute `slot`."""
 
     operation = "store"
 
     def infer(self, node: Node, types: Types) -> Type:
         node.text("slot")
-        require_kind(types[0], Kind.SHARED, Kind.MASKED)
-        require(types[0].width == 64, f"a value known in {types[0].width} bits only cannot be kept")
+        require_kind(types[0], *KEPT)
+        require(
+            types[0].width == 64 or types[0].kind in (Kind.BITS, Kind.MASKED_BITS),
+            f"a value known in {types[0].width} bits only cannot be kept",
+        )
         return types[0]

@@ -30,7 +30,8 @@ def encode(values: npt.ArrayLike, scale: int, bound: int = 62) -> npt.NDArray[np
     if not np.isfinite(real).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(real))[0])
         raise InputError(f"value at {where} is {real[where]}; only finite numbers can be encoded")
-    scaled = np.rint(np.ldexp(real, scale))
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        scaled = np.rint(np.ldexp(real, scale))
     if real.size and float(np.abs(scaled).max()) >= 2.0**bound:
         where = tuple(int(i) for i in np.argwhere(np.abs(scaled) >= 2.0**bound)[0])
         raise InputError(

@@ -25,7 +25,8 @@ class Vault:
                 f"no value is kept under the handle {handle!r}; it was released, or never stored in this session"
             )
         kept, value = self._entries[handle]
-        if (kept.kind, kept.shape, kept.scale) != (type.kind, type.shape, type.scale) or kept.bound > type.bound:
+        alike = (kept.kind, kept.shape, kept.scale, kept.planes) == (type.kind, type.shape, type.scale, type.planes)
+        if not alike or kept.bound > type.bound:
             raise PlanError(f"the value under handle {handle!r} is {kept}, the plan expects {type}")
         return value
 

@@ -1,0 +1,318 @@
+"""Rows of the table: element by element."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from parley.errors import UnsupportedOperation
+from parley.functions import linear, order, smooth
+from parley.plan.builder import Value
+from parley.plan.graph import Kind
+from parley.pytorch import contents
+from parley.pytorch.contents import Operand, number_of, ring, unary
+from parley.pytorch.recorder import Content, Uniform
+from parley.pytorch.table import Context, aten, in_place, rule
+
+
+@rule(aten.add.Tensor, aten.add.Scalar)
+def add(context: Context, left: Operand, right: Operand, alpha: float = 1) -> Content:
+    return contents.add(left, right if alpha == 1 else contents.multiply(right, alpha))
+
+
+@rule(aten.sub.Tensor, aten.sub.Scalar)
+def subtract(context: Context, left: Operand, right: Operand, alpha: float = 1) -> Content:
+    return contents.subtract(left, right if alpha == 1 else contents.multiply(right, alpha))
+
+
+@rule(aten.rsub.Tensor, aten.rsub.Scalar)
+def reverse_subtract(context: Context, left: Operand, right: Operand, alpha: float = 1) -> Content:
+    return subtract(context, right, left, alpha)
+
+
+@rule(aten.mul.Tensor, aten.mul.Scalar)
+def multiply(context: Context, left: Operand, right: Operand) -> Content:
+    return contents.multiply(left, right)
+
+
+@rule(aten.div.Tensor, aten.div.Scalar)
+def divide(context: Context, left: Operand, right: Operand) -> Content:
+    number = number_of(right)
+    if number is not None:
+        if number == 0:
+            raise ZeroDivisionError("division of a secret tensor by a public zero")
+        return contents.multiply(
+            contents.expand(left, context.shape) if isinstance(left, (Value, Uniform)) else left, 1 / number
+        )
+    assert isinstance(right, Value)
+    if isinstance(left, Value):
+        return smooth.divide(ring(left), ring(right))
+    return contents.multiply(left, smooth.reciprocal(ring(right)))
+
+
+@rule(aten.reciprocal.default)
+def reciprocal(context: Context, operand: Content) -> Content:
+    return unary(operand, lambda x: 1 / x, smooth.reciprocal)
+
+
+@rule(aten.neg.default)
+def negate(context: Context, operand: Content) -> Content:
+    return contents.negate(operand)
+
+
+@rule(aten.pow.Tensor_Scalar)
+def power(context: Context, operand: Content, exponent: float) -> Content:
+    if exponent == int(exponent):
+        return unary(operand, lambda x: x**exponent, lambda x: smooth.power(x, int(exponent)))
+    if exponent == 0.5:
+        return unary(operand, math.sqrt, smooth.sqrt)
+    if exponent == -0.5:
+        return unary(operand, lambda x: 1 / math.sqrt(x), smooth.rsqrt)
+    raise UnsupportedOperation(f"the exponent {exponent}; integers, 0.5 and -0.5 are available")
+
+
+@rule(aten.square.default)
+def square(context: Context, operand: Content) -> Content:
+    return contents.multiply(operand, operand)
+
+
+@rule(aten.sqrt.default)
+def square_root(context: Context, operand: Content) -> Content:
+    return unary(operand, math.sqrt, smooth.sqrt)
+
+
+@rule(aten.rsqrt.default)
+def reciprocal_square_root(context: Context, operand: Content) -> Content:
+    return unary(operand, lambda x: 1 / math.sqrt(x), smooth.rsqrt)
+
+
+@rule(aten.exp.default)
+def exponential(context: Context, operand: Content) -> Content:
+    return unary(operand, math.exp, smooth.exp)
+
+
+@rule(aten.log.default)
+def logarithm(context: Context, operand: Content) -> Content:
+    return unary(operand, math.log, smooth.log)
+
+
+@rule(aten.abs.default)
+def absolute(context: Context, operand: Content) -> Content:
+    return unary(operand, abs, order.absolute)
+
+
+@rule(aten.sign.default, aten.sgn.default)
+def sign(context: Context, operand: Content) -> Content:
+    return unary(operand, lambda x: float((x > 0) - (x < 0)), order.sign)
+
+
+@rule(aten.clamp.default)
+def clamp(context: Context, operand: Content, low: float | None = None, high: float | None = None) -> Content:
+    def of_number(x: float) -> float:
+        x = x if low is None else max(x, low)
+        return x if high is None else min(x, high)
+
+    return unary(operand, of_number, lambda x: order.clamp(x, low, high))
+
+
+@rule(aten.clamp_min.default)
+def clamp_min(context: Context, operand: Content, low: float) -> Content:
+    return clamp(context, operand, low, None)
+
+
+@rule(aten.clamp_max.default)
+def clamp_max(context: Context, operand: Content, high: float) -> Content:
+    return clamp(context, operand, None, high)
+
+
+# Comparisons
+
+
+def _less(left: Operand, right: Operand) -> Content:
+    return contents.binary(
+        left,
+        right,
+        lambda x, y: float(x < y),
+        lambda x, y: order.less_scalar(ring(x), y),
+        lambda x, y: order.logical_not(order.less_equal_scalar(ring(y), x)),
+        lambda x, y: order.less(ring(x), ring(y)),
+    )
+
+
+def _not(content: Content) -> Content:
+    return Uniform(1 - content.number, content.shape) if isinstance(content, Uniform) else order.logical_not(content)
+
+
+@rule(aten.lt.Tensor, aten.lt.Scalar)
+def less(context: Context, left: Operand, right: Operand) -> Content:
+    return _less(left, right)
+
+
+@rule(aten.gt.Tensor, aten.gt.Scalar)
+def greater(context: Context, left: Operand, right: Operand) -> Content:
+    return _less(right, left)
+
+
+@rule(aten.ge.Tensor, aten.ge.Scalar)
+def greater_equal(context: Context, left: Operand, right: Operand) -> Content:
+    return _not(_less(left, right))
+
+
+@rule(aten.le.Tensor, aten.le.Scalar)
+def less_equal(context: Context, left: Operand, right: Operand) -> Content:
+    return _not(_less(right, left))
+
+
+@rule(aten.eq.Tensor, aten.eq.Scalar)
+def equal(context: Context, left: Operand, right: Operand) -> Content:
+    gap = contents.subtract(left, right)
+    if isinstance(gap, Uniform):
+        return Uniform(float(gap.number == 0), gap.shape)
+    return order.equal_zero(gap)
+
+
+@rule(aten.ne.Tensor, aten.ne.Scalar)
+def not_equal(context: Context, left: Operand, right: Operand) -> Content:
+    return _not(equal(context, left, right))
+
+
+@rule(aten.maximum.default)
+def maximum(context: Context, left: Operand, right: Operand) -> Content:
+    larger = _not(_less(left, right))
+    return where(context, larger, left, right)
+
+
+@rule(aten.minimum.default)
+def minimum(context: Context, left: Operand, right: Operand) -> Content:
+    return where(context, _less(left, right), left, right)
+
+
+@rule(aten.where.self)
+def where(context: Context, condition: Content, left: Operand, right: Operand) -> Content:
+    if isinstance(condition, Uniform):
+        chosen = left if condition.number else right
+        whole = chosen if isinstance(chosen, (Value, Uniform)) else Uniform(float(chosen), ())
+        return contents.expand(whole, context.shape)
+    bit = contents.bits(context.recorder, condition, condition.shape)
+    gap = contents.subtract(left, right)
+    if isinstance(gap, Uniform):
+        return contents.expand(contents.add(right, contents.multiply(order.to_ring(bit), gap.number)), context.shape)
+    return contents.expand(contents.add(right, order.select(bit, gap)), context.shape)
+
+
+# Logic
+
+
+@rule(aten.logical_not.default, aten.bitwise_not.default)
+def logical_not(context: Context, operand: Content) -> Content:
+    if isinstance(operand, Uniform):
+        return Uniform(float(not operand.number), operand.shape)
+    _require_bool(operand)
+    return order.logical_not(operand)
+
+
+@rule(aten.logical_and.default, aten.bitwise_and.Tensor)
+def logical_and(context: Context, left: Operand, right: Operand) -> Content:
+    return order.logical_and(*_two_bits(context, left, right))
+
+
+@rule(aten.logical_or.default, aten.bitwise_or.Tensor)
+def logical_or(context: Context, left: Operand, right: Operand) -> Content:
+    return order.logical_or(*_two_bits(context, left, right))
+
+
+@rule(aten.logical_xor.default, aten.bitwise_xor.Tensor)
+def logical_xor(context: Context, left: Operand, right: Operand) -> Content:
+    return order.logical_xor(*_two_bits(context, left, right))
+
+
+def _two_bits(context: Context, left: Operand, right: Operand) -> tuple[Value, Value]:
+    for operand in (left, right):
+        if isinstance(operand, Value) and operand.kind != Kind.PUBLIC:
+            _require_bool(operand)
+    return (
+        contents.bits(context.recorder, left, contents.shape_of(left)),
+        contents.bits(context.recorder, right, contents.shape_of(right)),
+    )
+
+
+def _require_bool(operand: Value) -> None:
+    if operand.kind != Kind.BITS:
+        raise UnsupportedOperation("logic on secret integers; compare them first, so that the operands are bool")
+
+
+# Copies and conversions
+
+
+@rule(aten.clone.default, aten.lift_fresh.default, aten.contiguous.default)
+def clone(context: Context, operand: Content, memory_format: Any = None) -> Content:
+    return operand
+
+
+@rule(aten._to_copy.default)
+def convert(context: Context, operand: Content, **keywords: Any) -> Content:
+    if isinstance(operand, Uniform):
+        return operand
+    dtype = context.dtype
+    if dtype == torch.bool:
+        return contents.bits(context.recorder, operand, operand.shape)
+    if not dtype.is_floating_point and operand.kind != Kind.BITS and operand.scale > 0:
+        raise UnsupportedOperation(f"conversion of secret reals to {dtype}")
+    return ring(operand)
+
+
+@rule(aten.zeros_like.default)
+def zeros_like(context: Context, operand: Content, **keywords: Any) -> Content:
+    return Uniform(0.0, context.shape)
+
+
+@rule(aten.ones_like.default)
+def ones_like(context: Context, operand: Content, **keywords: Any) -> Content:
+    return Uniform(1.0, context.shape)
+
+
+@rule(aten.full_like.default)
+def full_like(context: Context, operand: Content, number: float, **keywords: Any) -> Content:
+    return Uniform(float(number), context.shape)
+
+
+@rule(aten.new_zeros.default)
+def new_zeros(context: Context, operand: Content, size: Any, **keywords: Any) -> Content:
+    return Uniform(0.0, context.shape)
+
+
+@in_place(aten.zero_.default)
+def zero(context: Context, operand: Content) -> Content:
+    return Uniform(0.0, context.shape)
+
+
+@in_place(aten.fill_.Scalar, aten.fill_.Tensor)
+def fill(context: Context, operand: Content, number: Operand) -> Content:
+    whole = number if isinstance(number, (Value, Uniform)) else Uniform(float(number), ())
+    return contents.expand(whole, context.shape)
+
+
+@in_place(aten.copy_.default)
+def copy(context: Context, operand: Content, source: Operand, non_blocking: bool = False) -> Content:
+    whole = source if isinstance(source, (Value, Uniform)) else Uniform(float(source), ())
+    return contents.expand(whole, context.shape)
+
+
+# Combinations that optimizers use
+
+
+@rule(aten.addcmul.default)
+def add_product(context: Context, base: Operand, left: Operand, right: Operand, value: float = 1) -> Content:
+    return contents.add(base, contents.multiply(contents.multiply(left, right), value))
+
+
+@rule(aten.addcdiv.default)
+def add_quotient(context: Context, base: Operand, left: Operand, right: Operand, value: float = 1) -> Content:
+    return contents.add(base, contents.multiply(divide(context, left, right), value))
+
+
+@rule(aten.lerp.Scalar)
+def interpolate(context: Context, start: Operand, end: Operand, weight: float) -> Content:
+    return contents.add(start, contents.multiply(contents.subtract(end, start), weight))

@@ -1,0 +1,91 @@
+"""The table: ATen operation → function on recorded values. One row an operation; in-place forms follow from their plain forms.
+
+The rows stand in `rules_*.py`, grouped by nature; importing those fills the tables (`tensor.py` does). A rule gets a `Context` and the
+operation's own arguments, tensors replaced by their contents; it returns the content of the result (or a tuple of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from parley.pytorch.recorder import Content, Recorder
+
+aten = torch.ops.aten
+
+Rule = Callable[..., Any]
+ViewRule = Callable[..., Any]
+"""(meta of the source, meta(s) of the result, further arguments) → None for an alias, or a pair (forward, backward) as `View` takes it;
+for several results a list of pairs."""
+
+TABLE: dict[Any, Rule] = {}
+IN_PLACE: dict[Any, Rule] = {}
+VIEWS: dict[Any, ViewRule] = {}
+
+
+class Context:
+    """What a rule may ask for besides its arguments."""
+
+    def __init__(self, recorder: Recorder, metas: Any) -> None:
+        self.recorder = recorder
+        self.metas = metas
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the (first) result."""
+        meta = self.metas if isinstance(self.metas, torch.Tensor) else self.metas[0]
+        return tuple(meta.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the (first) result."""
+        meta = self.metas if isinstance(self.metas, torch.Tensor) else self.metas[0]
+        result: torch.dtype = meta.dtype
+        return result
+
+    def operand(self, item: Any) -> Any:
+        """An argument as a rule sees it: the content of a secret tensor, a public argument or Uniform for a plain one."""
+        storage = getattr(item, "_storage", None)
+        if storage is not None and isinstance(item, torch.Tensor):
+            content: Content = storage.read()
+            return content
+        if isinstance(item, torch.Tensor):
+            return self.recorder.public(item.detach().numpy())
+        return item
+
+
+def rule(*operations: Any) -> Callable[[Rule], Rule]:
+    """Enter a rule for the operations, and for the in-place forms that they have."""
+
+    def enter(function: Rule) -> Rule:
+        for operation in operations:
+            TABLE[operation] = function
+            packet = getattr(aten, operation._schema.name.split("::")[1] + "_", None)
+            overload = operation._overloadname
+            if packet is not None and overload in packet.overloads():
+                IN_PLACE[getattr(packet, overload)] = function
+        return function
+
+    return enter
+
+
+def in_place(*operations: Any) -> Callable[[Rule], Rule]:
+    """Enter a rule for operations that exist in place only, or differ there: it gives the target's new content."""
+
+    def enter(function: Rule) -> Rule:
+        for operation in operations:
+            IN_PLACE[operation] = function
+        return function
+
+    return enter
+
+
+def view(*operations: Any) -> Callable[[ViewRule], ViewRule]:
+    def enter(function: ViewRule) -> ViewRule:
+        for operation in operations:
+            VIEWS[operation] = function
+        return function
+
+    return enter
