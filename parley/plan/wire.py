@@ -16,13 +16,17 @@ MAXIMAL_DEPTH = 8
 
 
 def plan_to_bytes(plan: Plan) -> bytes:
+    """Raises PlanError where something in the plan has no place in the wire form (and so in no legal plan)."""
     message = pb.Plan(version=VERSION, name=plan.name, parties=plan.parties)
-    for node in plan.nodes:
-        entry = message.nodes.add(
-            operation=node.operation, inputs=node.inputs, line=node.line, type=type_to_message(node.type)
-        )
-        for name in sorted(node.attributes):
-            _write(entry.attributes.add(name=name).value, node.attributes[name])
+    for index, node in enumerate(plan.nodes):
+        try:
+            entry = message.nodes.add(
+                operation=node.operation, inputs=node.inputs, line=node.line, type=type_to_message(node.type)
+            )
+            for name in sorted(node.attributes):
+                _write(entry.attributes.add(name=name).value, node.attributes[name])
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"cannot be written ({error})", index) from None
     return message.SerializeToString(deterministic=True)
 
 
