@@ -174,7 +174,7 @@ class _Recorder:
     def aggregate(self) -> None:
         job = self._job
         assert job.aggregate is not None and job.data.input is not None
-        table = torch.cat([self._cluster.dataset(f"{party}/{name}") for party, name in job.data.input.references()])
+        table = torch.cat([self._cluster.dataset(reference) for _, reference in job.data.input.references()])
         columns = [self._column(column, table) for column in job.aggregate.columns]
         chosen = table if not columns else table[:, torch.tensor(columns)] if table.ndim > 1 else table
         results = []
@@ -196,10 +196,8 @@ class _Recorder:
 
     def _load(self, name: str, source: DataSource) -> tuple[SecretTensor, SecretTensor]:
         self._backend.stage = f"data {name}"
-        references = list(source.references())
-        parts = [
-            [self._cluster.dataset(f"{party}/{dataset}_{part}") for party, dataset in references] for part in ("x", "y")
-        ]
+        references = [reference for _, reference in source.references()]
+        parts = [[self._cluster.dataset(f"{reference}_{part}") for reference in references] for part in ("x", "y")]
         shapes = {tuple(tensor.shape[1:]) for tensor in parts[0]}
         if len(shapes) > 1:
             raise InputError(f"data.{name}: the parties' rows have different shapes: {sorted(shapes)}")

@@ -33,10 +33,35 @@ def shared(value: Value) -> Value:
 
 
 def masked(value: Value) -> Value:
-    """As a masked value: the opening costs a round, once for all uses."""
+    """As a masked value: the opening costs a round, once for all uses.
+
+    What is a linear function of values that are open already is not opened again: the function is applied to their masked
+    forms (protocols.md, section 1).
+    """
     if value.kind == Kind.MASKED:
         return value
-    return value.builder.add("open", shared(value), width=shared(value).type.width).with_total(value.total)
+    builder = value.builder
+    node = builder.nodes[value.index]
+    if node.operation in _LINEAR and value.kind == Kind.SHARED:
+        inputs = [Value(builder, index) for index in node.inputs]
+        derivable = node.operation in _NO_LARGER or all(_open_already(source) for source in inputs)
+        if derivable and any(source.kind == Kind.SHARED for source in inputs):
+            opened = [source if source.kind == Kind.PUBLIC else masked(source) for source in inputs]
+            return builder.add(node.operation, *opened, **node.attributes).with_total(value.total)
+    source = shared(value)
+    return builder.add("open", source, width=source.type.width).with_total(value.total)
+
+
+_NO_LARGER = frozenset({"transpose", "reshape", "expand", "negate", "rescale"})
+"""Linear operations whose input has no more elements than their result."""
+_LINEAR = _NO_LARGER | {"slice", "gather", "concatenate", "pad", "add", "subtract", "sum", "multiply_public"}
+
+
+def _open_already(value: Value) -> bool:
+    """Whether a masked form of the value is there without a further opening."""
+    if value.kind in (Kind.MASKED, Kind.PUBLIC):
+        return True
+    return value.builder.find("open", value, width=value.type.width) is not None
 
 
 def raise_scale(value: Value, scale: int) -> Value:
@@ -58,6 +83,10 @@ def lower_scale(value: Value, scale: int) -> Value:
         raise PlanError(f"scale {value.scale} is already below {scale}")
     if bits == 0:
         return value
+    node = value.builder.nodes[value.index]
+    if node.operation in ("transpose", "reshape"):  # every arrangement of a value shares one truncation
+        lowered = lower_scale(Value(value.builder, node.inputs[0]), scale)
+        return value.builder.add(node.operation, lowered, **node.attributes).with_total(value.total)
     if value.kind == Kind.PUBLIC:
         value = shared(value)
     if bits > RING_BITS - 2:  # nothing of a ring element is left
@@ -75,9 +104,15 @@ def fraction_bits(value: Value) -> int:
     return value.builder.precision.fraction_bits
 
 
+def factor_scale(value: Value) -> int:
+    """The scale that a factor of a product needs: the precision's fractional bits, and as many more as the value is known to be
+    smaller than one (a gradient divided by the number of rows keeps its significant bits)."""
+    return fraction_bits(value) + max(value.scale - value.type.bound, 0)
+
+
 def factor(value: Value) -> Value:
-    """As a factor of a product: no more than the precision's fractional bits."""
-    return lower_scale(value, fraction_bits(value)) if value.scale > fraction_bits(value) else value
+    """As a factor of a product: no finer than `factor_scale`."""
+    return lower_scale(value, factor_scale(value)) if value.scale > factor_scale(value) else value
 
 
 def with_room(value: Value, bits: int) -> Value:

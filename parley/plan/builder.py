@@ -116,6 +116,11 @@ class Builder:
         self._known[key] = len(self.nodes) - 1
         return Value(self, self._known[key])
 
+    def find(self, operation: str, *inputs: Value, **attributes: Attribute) -> Value | None:
+        """The node that `add` would give, if it is there already."""
+        key = (operation, tuple(value.index for value in inputs), tuple(sorted(attributes.items())))
+        return Value(self, self._known[key]) if key in self._known else None
+
     def constant(self, integers: npt.ArrayLike, scale: int = 0) -> Value:
         """Public integers (any shape) with `scale` fractional bits."""
         array = np.asarray(integers, dtype=np.int64)
