@@ -1,4 +1,6 @@
-"""Builds the stubs in `services/protocol/` from `protos/`: `python -m services.build_protocol`.
+"""Builds the stubs from `protos/`: `python -m services.build_protocol`.
+
+Those of the services go to `services/protocol/`, those of plans, which need no gRPC, to `parley/plan/`.
 
 Needs grpcio-tools and mypy-protobuf. The result is committed, so that nobody else needs them.
 """
@@ -57,9 +59,24 @@ def build(target: Path) -> list[Path]:
     return written
 
 
+def build_plan(target: Path) -> list[Path]:
+    """Write the stubs of plan.proto to `target` and return their paths."""
+    protoc = import_module("grpc_tools.protoc")
+    outputs = [f"--python_out={target}", f"--mypy_out=quiet:{target}"]
+    status = protoc.main(
+        ["protoc", plugin("protoc-gen-mypy"), f"--proto_path={ROOT / 'protos'}", *outputs, "plan.proto"]
+    )
+    if status:
+        raise SystemExit(int(status))
+    written = sorted(target.glob("plan_pb2*"))
+    for path in written:
+        path.write_text(MARK + path.read_text())
+    return written
+
+
 def main() -> int:
     """Build the committed stubs."""
-    for path in build(ROOT / "services" / "protocol"):
+    for path in [*build(ROOT / "services" / "protocol"), *build_plan(ROOT / "parley" / "plan")]:
         sys.stderr.write(f"{path.relative_to(ROOT)}\n")
     return 0
 

@@ -597,6 +597,7 @@ class ClientCommand(_message.Message):
     PUT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts the commands of the stream from 1; an event names the command that it answers."""
     @_builtins.property
@@ -611,6 +612,8 @@ class ClientCommand(_message.Message):
     def release(self) -> _session_pb2.Release: ...
     @_builtins.property
     def close(self) -> _session_pb2.CloseSession: ...
+    @_builtins.property
+    def part(self) -> _session_pb2.Part: ...
     def __init__(
         self,
         *,
@@ -621,12 +624,13 @@ class ClientCommand(_message.Message):
         put: Global___PutShares | None = ...,
         release: _session_pb2.Release | None = ...,
         close: _session_pb2.CloseSession | None = ...,
+        part: _session_pb2.Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "open", b"open", "put", b"put", "release", b"release"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "open", b"open", "part", b"part", "put", b"put", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "number", b"number", "open", b"open", "put", b"put", "release", b"release"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "number", b"number", "open", b"open", "part", b"part", "put", b"put", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open", "load_plan", "execute", "put", "release", "close"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open", "load_plan", "execute", "put", "release", "close", "part"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -745,6 +749,7 @@ class ClientEvent(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     @_builtins.property
     def ready(self) -> Global___ClientReady: ...
@@ -758,6 +763,8 @@ class ClientEvent(_message.Message):
     def closed(self) -> _session_pb2.Closed: ...
     @_builtins.property
     def done(self) -> _session_pb2.Done: ...
+    @_builtins.property
+    def part(self) -> _session_pb2.Part: ...
     def __init__(
         self,
         *,
@@ -768,12 +775,13 @@ class ClientEvent(_message.Message):
         failed: _session_pb2.Failed | None = ...,
         closed: _session_pb2.Closed | None = ...,
         done: _session_pb2.Done | None = ...,
+        part: _session_pb2.Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "part", b"part", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "number", b"number", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "number", b"number", "part", b"part", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "plan_loaded", "executed", "failed", "closed", "done"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "plan_loaded", "executed", "failed", "closed", "done", "part"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

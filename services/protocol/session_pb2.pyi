@@ -148,10 +148,26 @@ class Dataset(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
-    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    CONTENT_HASH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"party/name"."""
-    description: _builtins.str
+    dataset: _builtins.str
+    """The registered dataset that this tensor belongs to."""
+    kind: _builtins.str
+    """"real", "integer" or "one_hot"."""
+    dtype: _builtins.str
+    """"float32", "float64" or "int64"."""
+    classes: _builtins.int
+    """Of labels; else 0."""
+    bound: _builtins.float
+    """Declared: no value exceeds it in magnitude."""
+    content_hash: _builtins.str
+    """Changes when the data or its registration changes; says nothing else."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -164,11 +180,16 @@ class Dataset(_message.Message):
         name: _builtins.str = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         columns: _abc.Iterable[_builtins.str] | None = ...,
-        description: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        classes: _builtins.int = ...,
+        bound: _builtins.float = ...,
+        content_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "description", b"description", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "classes", b"classes", "columns", b"columns", "content_hash", b"content_hash", "dataset", b"dataset", "dtype", b"dtype", "kind", b"kind", "name", b"name", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,9 +231,35 @@ class ListDatasetsResponse(_message.Message):
 Global___ListDatasetsResponse: _TypeAlias = ListDatasetsResponse  # noqa: Y015
 
 @_typing.final
-class Command(_message.Message):
-    """---- coordinator to node ------------------------------------------------------------------------------------------"""
+class Part(_message.Message):
+    """---- coordinator to node ------------------------------------------------------------------------------------------
 
+    A message that would be too large for gRPC travels in parts: slices of its serialized form, as messages of the same
+    kind (services/parts.py).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    last: _builtins.bool
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Part: _TypeAlias = Part  # noqa: Y015
+
+@_typing.final
+class Command(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
@@ -222,6 +269,7 @@ class Command(_message.Message):
     PUT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts the commands of one session from 1; an event names the command that it answers."""
     @_builtins.property
@@ -236,6 +284,8 @@ class Command(_message.Message):
     def release(self) -> Global___Release: ...
     @_builtins.property
     def close(self) -> Global___CloseSession: ...
+    @_builtins.property
+    def part(self) -> Global___Part: ...
     def __init__(
         self,
         *,
@@ -246,12 +296,13 @@ class Command(_message.Message):
         put: Global___Put | None = ...,
         release: Global___Release | None = ...,
         close: Global___CloseSession | None = ...,
+        part: Global___Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "open_session", b"open_session", "put", b"put", "release", b"release"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "open_session", b"open_session", "part", b"part", "put", b"put", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "number", b"number", "open_session", b"open_session", "put", b"put", "release", b"release"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "command", b"command", "execute", b"execute", "load_plan", b"load_plan", "number", b"number", "open_session", b"open_session", "part", b"part", "put", b"put", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open_session", "load_plan", "execute", "put", "release", "close"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open_session", "load_plan", "execute", "put", "release", "close", "part"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -511,7 +562,9 @@ class Put(_message.Message):
     type: _builtins.bytes
     """The serialized type of plan.proto."""
     sealed_share: _builtins.bytes
-    """Sealed to the receiving node (services/sealing.py), with the session, handle and type as context."""
+    """Int64, little endian, sealed to the receiving party with session, handle, type and party as context. None for the
+    dealer, which keeps the type alone.
+    """
     def __init__(
         self,
         *,
@@ -580,6 +633,7 @@ class Event(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The command that this answers; 0 where it answers none."""
     @_builtins.property
@@ -594,6 +648,8 @@ class Event(_message.Message):
     def closed(self) -> Global___Closed: ...
     @_builtins.property
     def done(self) -> Global___Done: ...
+    @_builtins.property
+    def part(self) -> Global___Part: ...
     def __init__(
         self,
         *,
@@ -604,12 +660,13 @@ class Event(_message.Message):
         failed: Global___Failed | None = ...,
         closed: Global___Closed | None = ...,
         done: Global___Done | None = ...,
+        part: Global___Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "part", b"part", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "number", b"number", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "done", b"done", "event", b"event", "executed", b"executed", "failed", b"failed", "number", b"number", "part", b"part", "plan_loaded", b"plan_loaded", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "plan_loaded", "executed", "failed", "closed", "done"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["ready", "plan_loaded", "executed", "failed", "closed", "done", "part"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -657,26 +714,37 @@ class Reveal(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SLOT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
     RECEIVER_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
-    slot: _builtins.str
+    name: _builtins.str
+    """As the plan names the result."""
     execution: _builtins.int
     receiver: _builtins.str
+    scale: _builtins.int
+    """Fractional bits."""
     sealed: _builtins.bytes
-    """Sealed to the receiver; the coordinator passes it on and cannot read it."""
+    """This party's part (int64, little endian), sealed to the receiver (services/sealing.py); the coordinator passes it
+    on and cannot read it.
+    """
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
-        slot: _builtins.str = ...,
+        name: _builtins.str = ...,
         execution: _builtins.int = ...,
         receiver: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        scale: _builtins.int = ...,
         sealed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "receiver", b"receiver", "sealed", b"sealed", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "name", b"name", "receiver", b"receiver", "scale", b"scale", "sealed", b"sealed", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,23 +752,25 @@ Global___Reveal: _TypeAlias = Reveal  # noqa: Y015
 
 @_typing.final
 class Executed(_message.Message):
-    """What the repetitions of one Execute command took, in total."""
+    """What the repetitions of one Execute command took at this node, in total, and what they reveal."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SECONDS_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
     BYTES_SENT_FIELD_NUMBER: _builtins.int
-    BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
-    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    BYTES_FROM_DEALER_FIELD_NUMBER: _builtins.int
+    SECONDS_WAITING_FOR_PEERS_FIELD_NUMBER: _builtins.int
+    SECONDS_WAITING_FOR_DEALER_FIELD_NUMBER: _builtins.int
     REPETITIONS_FIELD_NUMBER: _builtins.int
     REVEALS_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
     rounds: _builtins.int
     bytes_sent: _builtins.int
-    bytes_received: _builtins.int
-    wait_seconds: _builtins.float
-    """Seconds spent waiting for other nodes."""
+    """To all peers together; at the dealer, to all parties."""
+    bytes_from_dealer: _builtins.int
+    seconds_waiting_for_peers: _builtins.float
+    seconds_waiting_for_dealer: _builtins.float
     repetitions: _builtins.int
     @_builtins.property
     def reveals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reveal]: ...
@@ -710,14 +780,15 @@ class Executed(_message.Message):
         seconds: _builtins.float = ...,
         rounds: _builtins.int = ...,
         bytes_sent: _builtins.int = ...,
-        bytes_received: _builtins.int = ...,
-        wait_seconds: _builtins.float = ...,
+        bytes_from_dealer: _builtins.int = ...,
+        seconds_waiting_for_peers: _builtins.float = ...,
+        seconds_waiting_for_dealer: _builtins.float = ...,
         repetitions: _builtins.int = ...,
         reveals: _abc.Iterable[Global___Reveal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "repetitions", b"repetitions", "reveals", b"reveals", "rounds", b"rounds", "seconds", b"seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_from_dealer", b"bytes_from_dealer", "bytes_sent", b"bytes_sent", "repetitions", b"repetitions", "reveals", b"reveals", "rounds", b"rounds", "seconds", b"seconds", "seconds_waiting_for_dealer", b"seconds_waiting_for_dealer", "seconds_waiting_for_peers", b"seconds_waiting_for_peers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
