@@ -1,8 +1,8 @@
 """A job, recorded: the plans that it will run, made on the submitter's machine from descriptions of the data alone.
 
-The training loop is plain PyTorch on secret tensors, run against a backend that keeps the plans instead of running them. A step
-whose plan and bindings equal those of the step before it (of the same batch size) is settled: from there on only the rows
-change, and PyTorch is not asked again.
+The training loop is plain PyTorch on secret tensors, run against a backend that keeps the plans instead of running
+them. A step whose plan and bindings equal those of the step before it (of the same batch size) is settled: from there
+on only the rows change, and PyTorch is not asked again.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ class _Recorder:
 
     def train(self) -> nn.Module:
         job = self._job
-        assert job.train is not None and job.data.train is not None
+        assert job.train is not None
+        assert job.data.train is not None
         x, y = self._load("train", job.data.train)
         test = self._load("test", job.data.test) if job.data.test is not None and job.evaluate is not None else None
         self._backend.stage = "model"
@@ -173,7 +174,8 @@ class _Recorder:
 
     def aggregate(self) -> None:
         job = self._job
-        assert job.aggregate is not None and job.data.input is not None
+        assert job.aggregate is not None
+        assert job.data.input is not None
         table = torch.cat([self._cluster.dataset(reference) for _, reference in job.data.input.references()])
         columns = [self._column(column, table) for column in job.aggregate.columns]
         chosen = table if not columns else table[:, torch.tensor(columns)] if table.ndim > 1 else table
@@ -297,7 +299,7 @@ class _Steps:
         return not stage.release and all(np.array_equal(value, rows) for value in stage.arguments[0].values())
 
     def _repeat(self, settled: Stage, rows: Integers) -> None:
-        arguments = {name: rows for name in settled.arguments[0]}
+        arguments = dict.fromkeys(settled.arguments[0], rows)
         last = self._backend.stages[-1]
         if last.binding == settled.binding and not last.release:
             last.arguments.append(arguments)

@@ -27,7 +27,8 @@ _current: list[Cluster] = []
 
 
 class Cluster:
-    """Parties that compute together, seen from the one who writes the program. Use it as a context manager, or close it."""
+    """Parties that compute together, seen from the one who writes the program. Use it as a context manager, or close
+    it."""
 
     def __init__(self, backend: Backend, precision: Precision | None = None) -> None:
         self.recorder = Recorder(backend, precision)
@@ -40,7 +41,8 @@ class Cluster:
         return self._backend.parties
 
     def secret(self, tensor: torch.Tensor | npt.ArrayLike) -> SecretTensor:
-        """A secret tensor from a plain one that the caller holds (floating point, integer or bool; shape and dtype are public).
+        """A secret tensor from a plain one that the caller holds (floating point, integer or bool; shape and dtype are
+        public).
 
         Raises InputError where a value is not finite or beyond the range of the precision.
         """

@@ -1,7 +1,8 @@
 """Arithmetic on real values: sums, products, constants, shapes; kinds and scales are converted as needed.
 
-Rescaling is late: a product keeps the sum of its factors' scales until a factor, or a kept value, must be smaller. Every function takes and gives
-`Value`s of one builder; costs are those of the primitive nodes (an opening is one round, a truncation costs one).
+Rescaling is late: a product keeps the sum of its factors' scales until a factor, or a kept value, must be smaller.
+Every function takes and gives `Value`s of one builder; costs are those of the primitive nodes (an opening is one round,
+a truncation costs one).
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def shared(value: Value) -> Value:
 def masked(value: Value) -> Value:
     """As a masked value: the opening costs a round, once for all uses.
 
-    What is a linear function of values that are open already is not opened again: the function is applied to their masked
-    forms (protocols.md, section 1).
+    What is a linear function of values that are open already is not opened again: the function is applied to their
+    masked forms (protocols.md, section 1).
     """
     if value.kind == Kind.MASKED:
         return value
@@ -105,8 +106,8 @@ def fraction_bits(value: Value) -> int:
 
 
 def factor_scale(value: Value) -> int:
-    """The scale that a factor of a product needs: the precision's fractional bits, and as many more as the value is known to be
-    smaller than one (a gradient divided by the number of rows keeps its significant bits)."""
+    """The scale that a factor of a product needs: the precision's fractional bits, and as many more as the value is
+    known to be smaller than one (a gradient divided by the number of rows keeps its significant bits)."""
     return fraction_bits(value) + max(value.scale - value.type.bound, 0)
 
 
@@ -116,7 +117,8 @@ def factor(value: Value) -> Value:
 
 
 def with_room(value: Value, bits: int) -> Value:
-    """With room in the ring for a result that is larger by `bits` bits: a value of too fine a scale is lowered to the precision's."""
+    """With room in the ring for a result that is larger by `bits` bits: a value of too fine a scale is lowered to the
+    precision's."""
     promised = max(value.scale, fraction_bits(value)) + value.builder.precision.range_bits
     if min(value.type.bound + bits, promised) <= RING_BITS or value.scale <= fraction_bits(value):
         return value
@@ -135,7 +137,8 @@ def constant(like: Value, values: npt.ArrayLike, scale: int | None = None) -> Va
     scaled = np.rint(np.ldexp(reals, scale))
     if scaled.size and float(np.abs(scaled).max()) >= 2.0**RING_BITS:
         raise InputError(
-            f"the public constant {float(np.abs(reals).max()):g} is beyond the fixed-point range at {scale} fractional bits"
+            f"the public constant {float(np.abs(reals).max()):g} is beyond the fixed-point range "
+            f"at {scale} fractional bits"
         )
     return like.builder.constant(scaled.astype(np.int64), scale)
 
@@ -206,8 +209,8 @@ def negate(value: Value) -> Value:
 
 
 def multiply_scalar(value: Value, number: float) -> Value:
-    """value · number for a public real: exact for powers of two and for integers, else right to 2^-17 of itself (2^-13 where that saves
-    a rescaling). No round, unless the result would leave the ring."""
+    """value · number for a public real: exact for powers of two and for integers, else right to 2^-17 of itself (2^-13
+    where that saves a rescaling). No round, unless the result would leave the ring."""
     total = None if value.total is None else value.total * number
     integer, scale = quantise(number, CONSTANT_BITS)
     if number == int(number) and abs(number) < 2**30:
@@ -240,7 +243,8 @@ def divide_scalar(value: Value, number: float) -> Value:
 
 
 def _product(operation: str, left: Value, right: Value, terms: int) -> Value:
-    """A product of two values of which at least one is secret, lowering the finer one until the result fits the ring."""
+    """A product of two values of which at least one is secret, lowering the finer one until the result fits the
+    ring."""
     builder = left.builder
     while True:
         scale = left.scale + right.scale
@@ -277,7 +281,8 @@ def matmul(left: Value, right: Value) -> Value:
 
 
 def sum_axes(value: Value, axes: Sequence[int] | None = None, keepdims: bool = False) -> Value:
-    """Sum over axes (negative ones count from the end; None: all). A sum that is known (Value.total) is a public constant."""
+    """Sum over axes (negative ones count from the end; None: all). A sum that is known (Value.total) is a public
+    constant."""
     rank = len(value.shape)
     chosen = tuple(sorted({axis % rank for axis in (range(rank) if axes is None else axes)})) if rank else ()
     if value.total is not None and chosen == (rank - 1,):

@@ -55,7 +55,7 @@ class SoftmaxParts:
             quotient = smooth.divide(self.exponentials, self.total, 1.0, self.classes, signed=False, magnitude=1.0)
             return quotient.with_total(1.0)
         finest = RING_BITS - 2 - self.exponentials.scale
-        inverse = smooth.periodic(self.total, self._fit(_inverse), 1.1, finest=finest)
+        inverse = smooth.factor(self.total, self._fit(_inverse), 1.1, finest)
         scale = self.exponentials.scale + inverse.scale
         builder = self.total.builder
         product = builder.add("multiply", masked(self.exponentials), masked(inverse), bound=scale + 1)
@@ -89,7 +89,7 @@ def softmax_parts(value: Value) -> SoftmaxParts:
     maximum, _ = order.max_last(value, keepdims=True)
     # The logits are open for the maximum, so that lowering their scale costs no round.
     shifted = linear.subtract(linear.shared(linear.factor(value)), linear.factor(maximum))
-    exponentials = smooth.exp_nonpositive(shifted, GUARD_BITS)
+    exponentials = smooth.exp_nonpositive(shifted, GUARD_BITS, value.shape[-1])
     return SoftmaxParts(shifted, exponentials, linear.sum_axes(exponentials, (-1,), keepdims=True), maximum)
 
 

@@ -176,7 +176,8 @@ def equal_zero(value: Value) -> Value:
 
 
 def threshold(value: Value, number: float) -> int:
-    """The smallest integer t at the value's scale with t·2^-scale ≥ number: value < number exactly if its integer is below t."""
+    """The smallest integer t at the value's scale with t·2^-scale ≥ number: value < number exactly if its integer is
+    below t."""
     if not math.isfinite(number):
         raise InputError(f"comparison with {number}")
     return math.ceil(math.ldexp(number, value.scale))

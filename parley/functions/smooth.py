@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,6 +28,11 @@ BASE_BITS = 2
 """Positions are found at powers of four: half the thresholds of powers of two, short fits, and whole square roots."""
 LARGEST_CIRCLE = 53
 """Bits of a period together with the fractional bits of the argument: what a double resolves."""
+
+GUARD_BITS = 2
+"""Fractional bits beyond the precision with which factors are multiplied, once they are cut."""
+LOST_BITS = 4
+"""Fractional bits of a factor that are rather lost than saved by a round."""
 
 
 # The functions in the clear, as they are fitted
@@ -111,6 +117,15 @@ def periodic(
         public_bits=public_bits,
         bound=share_bits + public_bits + magnitude_bits,
     )
+
+
+def factor(value: Value, polynomial: Fit, magnitude: float, finest: int, error: float | None = None) -> Value:
+    """`periodic` for a product that leaves room for `finest` fractional bits: with fewer, if they are few, or one round
+    later, cut to GUARD_BITS more than the precision's."""
+    curve = periodic(value, polynomial, magnitude, error)
+    if curve.scale <= finest + LOST_BITS:
+        return periodic(value, polynomial, magnitude, error, finest=finest)
+    return linear.lower_scale(curve, min(fraction_bits(value) + GUARD_BITS, finest))
 
 
 @dataclass(frozen=True)
@@ -244,12 +259,13 @@ def lowest_exponent(value: Value) -> float:
     return -math.log(2) * (fraction_bits(value) + 0.59)
 
 
-def exp_nonpositive(value: Value, guard_bits: int = 0) -> Value:
+def exp_nonpositive(value: Value, guard_bits: int = 0, terms: int = 1) -> Value:
     """e^x for x ≤ 0 (0 below −11.5) with `guard_bits` more fractional bits than the precision. 4 rounds; error 1e-5
-    and 1 unit."""
+    and 1 unit, for more than 10 `terms` of a sum proportionally less."""
     value = argument(value)
-    low = lowest_exponent(value)
-    curve = _exp_piece(value, low, 0.5)
+    many = max(terms / 10, 1.0)
+    low = lowest_exponent(value) - math.log(many)
+    curve = _exp_piece(value, low, 0.5, tolerance(value) / many)
     scale = fraction_bits(value) + guard_bits
     bits = order.open_bits(cut(value, (low,)).region(1))
     return value.builder.add("select", bits, masked(curve), bits=curve.scale - scale, bound=scale + 1)
@@ -271,25 +287,22 @@ def exp(value: Value, high: float | None = None, method: str = "fit") -> Value:
     low = lowest_exponent(value)
     if high is not None and high <= 0.5:
         line = cut(value, (low,))
-        return select(line.region(1), _exp_piece(value, low, high), 1.3 * math.exp(high))
+        return select(line.region(1), _exp_piece(value, low, high, tolerance(value)), 1.3 * math.exp(high))
     top = math.log(2) * (value.builder.precision.range_bits - 1)
     top = top if high is None else min(top, high)
     pieces = max(math.ceil((top - 0.5) / 5), 1)
     edges = [low, *np.linspace(0.5, top, pieces + 1).tolist()]
     line = cut(value, edges)
-    terms = [
-        select(
-            line.region(number + 1), _exp_piece(value, *edges[number : number + 2]), 1.3 * math.exp(edges[number + 1])
-        )
-        for number in range(pieces + 1)
-    ]
+    terms = []
+    for number, (start, end) in enumerate(pairwise(edges), 1):
+        curve = _exp_piece(value, start, end, tolerance(value) * max(math.exp(start), 1.0))
+        terms.append(select(line.region(number), curve, 1.3 * math.exp(end)))
     terms.append(linear.multiply(order.to_ring(line.region(pieces + 2)), linear.constant(value, math.exp(top))))
     return linear.tree(linear.add, terms)
 
 
-def _exp_piece(value: Value, low: float, high: float) -> Value:
-    """e^x on [low, high] without thresholds, right to half a unit, or relatively so above 0.5."""
-    error = tolerance(value) * max(math.exp(low), 1.0)
+def _exp_piece(value: Value, low: float, high: float, error: float) -> Value:
+    """e^x on [low, high] without thresholds."""
     return periodic(value, fit.best(np.exp, low, high, error), 1.2 * math.exp(high), error)
 
 
@@ -422,17 +435,13 @@ def _root(value: Value, function: fit.RealFunction, sign: int, low: float | None
     largest = 2.0 if sign < 0 else 1.0
     finest = RING_BITS - 2 - shift - max(halves)
     error = tolerance(value) / 2
-    curve = periodic(parts.mantissa, fit.best(function, 0.25, 1.0, error), 1.1 * largest, error, finest=finest)
+    curve = factor(parts.mantissa, fit.best(function, 0.25, 1.0, error), 1.1 * largest, finest, error)
     bound = curve.scale + power.scale + max(halves) + 2
     return value.builder.add("multiply", masked(curve), masked(power), bound=bound)
 
 
 def _inverse(x: Reals) -> Reals:
     return 1 / x
-
-
-GUARD_BITS = 2
-"""Fractional bits beyond the precision with which the factors of a quotient are multiplied."""
 
 
 def reciprocal(

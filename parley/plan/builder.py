@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,6 @@ from parley.errors import InputError, PlanError
 from parley.plan.graph import Attribute, Kind, Node, Plan, Type
 from parley.plan.passes import optimise
 from parley.protocols import infer_type
-
 
 _PROMISED = frozenset(
     {
@@ -39,8 +39,8 @@ _PROMISED = frozenset(
 class Precision:
     """Fixed point. Reals have `fraction_bits` fractional bits and stay below 2^range_bits in magnitude.
 
-    The range is the user's promise for every intermediate value; inputs are checked against it. What can be proven to be smaller is
-    treated as smaller. With the default of 16 + 16 bits, products are opened in 50 of the ring's 64 bits.
+    The range is the user's promise for every intermediate value; inputs are checked against it. What can be proven to
+    be smaller is treated as smaller. With the default of 16 + 16 bits, products are opened in 50 of the ring's 64 bits.
     """
 
     fraction_bits: int = 16
@@ -51,7 +51,8 @@ class Precision:
             raise InputError(f"fraction_bits is {self.fraction_bits}; it must be 10 to 24")
         if not 4 <= self.range_bits <= 60 - 2 * self.fraction_bits:
             raise InputError(
-                f"range_bits is {self.range_bits}; with {self.fraction_bits} fractional bits it must be 4 to {60 - 2 * self.fraction_bits}"
+                f"range_bits is {self.range_bits}; with {self.fraction_bits} fractional bits it must be "
+                f"4 to {60 - 2 * self.fraction_bits}"
             )
 
 
@@ -96,7 +97,8 @@ class Builder:
         self._known: dict[object, int] = {}
 
     def add(self, operation: str, *inputs: Value, **attributes: Attribute) -> Value:
-        """The node with this operation, inputs and attributes: an existing one, where there is one (a value is opened once).
+        """The node with this operation, inputs and attributes: an existing one, where there is one (a value is opened
+        once).
 
         Raises PlanError where they do not fit.
         """
@@ -134,10 +136,10 @@ class Builder:
 
 def user_line(skip: Sequence[str]) -> str:
     """file:line of the innermost caller whose module is not of a package in `skip`."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not any(module == package or module.startswith(package + ".") for package in skip):
             return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""

@@ -1,7 +1,9 @@
-"""Which plans are legal. Every node of a session checks what it received itself, before anything runs; it trusts no one.
+"""Which plans are legal. Every node of a session checks what it received itself, before anything runs; it trusts no
+one.
 
 A legal plan opens shared values under fresh masks only (there is no other operation that communicates, and a mask
-belongs to a node and an execution, so that no plan can name one twice), and tells its receivers nothing but its reveals.
+belongs to a node and an execution, so that no plan can name one twice), and tells its receivers nothing but its
+reveals.
 """
 
 from __future__ import annotations
@@ -120,4 +122,5 @@ def _check_name(
 
 
 def _describe(type: Type) -> str:
-    return f"{type.kind.name.lower()}{type.shape} scale {type.scale} bound {type.bound} width {type.width} planes {type.planes}"
+    kind = f"{type.kind.name.lower()}{type.shape}"
+    return f"{kind} scale {type.scale} bound {type.bound} width {type.width} planes {type.planes}"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 Attribute = int | float | str | bytes | tuple["Attribute", ...]
 
@@ -33,7 +34,8 @@ class Type:
     """What is publicly known of a value.
 
     `scale`: fractional bits. `bound`: every element is below 2^bound in magnitude as an integer; what a product cannot
-    prove it takes from the precision's declared range. `width`: the value is known modulo 2^width. `planes`: bits an element (bit kinds only).
+    prove it takes from the precision's declared range. `width`: the value is known modulo 2^width. `planes`: bits an
+    element (bit kinds only).
     """
 
     kind: Kind
@@ -50,7 +52,8 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation. `inputs` are indices of earlier nodes; `line` is the user's source line, for messages and reports."""
+    """One operation. `inputs` are indices of earlier nodes; `line` is the user's source line, for messages and
+    reports."""
 
     operation: str
     inputs: tuple[int, ...]
@@ -58,9 +61,12 @@ class Node:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     line: str = ""
 
+    _read: dict[str, Attribute] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Attributes that have been read once, and so checked: nodes are run many times."""
+
     def integer(self, name: str) -> int:
         value = self.attributes[name]
-        if not isinstance(value, int):
+        if type(value) is not int:
             raise TypeError(f"attribute {name} is not an integer")
         return value
 
@@ -71,22 +77,22 @@ class Node:
         return value
 
     def integers(self, name: str) -> tuple[int, ...]:
-        value = self.attributes[name]
-        if not isinstance(value, tuple) or not all(isinstance(item, int) for item in value):
-            raise TypeError(f"attribute {name} is not a list of integers")
-        return value  # type: ignore[return-value]
+        return self._items(name, (int,), "integers")  # type: ignore[return-value]
 
     def reals(self, name: str) -> tuple[float, ...]:
-        value = self.attributes[name]
-        if not isinstance(value, tuple) or not all(isinstance(item, (int, float)) for item in value):
-            raise TypeError(f"attribute {name} is not a list of numbers")
-        return tuple(float(item) for item in value)  # type: ignore[arg-type]
+        return self._items(name, (int, float), "numbers")  # type: ignore[return-value]
 
     def texts(self, name: str) -> tuple[str, ...]:
-        value = self.attributes[name]
-        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-            raise TypeError(f"attribute {name} is not a list of texts")
-        return value  # type: ignore[return-value]
+        return self._items(name, (str,), "texts")  # type: ignore[return-value]
+
+    def _items(self, name: str, kinds: tuple[Any, ...], what: str) -> Attribute:
+        known = self._read.get(name)
+        if known is None:
+            known = self.attributes[name]
+            if not isinstance(known, tuple) or not all(type(item) in kinds for item in known):
+                raise TypeError(f"attribute {name} is not a list of {what}")
+            self._read[name] = known
+        return known
 
 
 @dataclass(frozen=True)

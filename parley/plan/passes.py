@@ -30,7 +30,7 @@ def remove_dead_code(plan: Plan) -> Plan:
     if not any(alive):
         raise PlanError("the plan stores and reveals nothing")
     number: dict[int, int] = {}
-    nodes = []
+    nodes: list[Node] = []
     for index, node in enumerate(plan.nodes):
         if alive[index]:
             number[index] = len(nodes)
@@ -42,8 +42,8 @@ def narrow_openings(plan: Plan) -> Plan:
     """Open every value in as few bits as its readers need (protocols.md, section 10): fewer bytes, same result.
 
     Backward: how many low bits of each value are needed. A truncation or selection of a value below 2^bound needs
-    bound + 2; a comparison the width that it was made for; a trigonometric polynomial its period; a product, and anything
-    linear, as many as its result; what is kept or revealed, all 64.
+    bound + 2; a comparison the width that it was made for; a trigonometric polynomial its period; a product, and
+    anything linear, as many as its result; what is kept or revealed, all 64.
     """
     needed = [0] * len(plan.nodes)
     for index in range(len(plan.nodes) - 1, -1, -1):

@@ -1,8 +1,10 @@
-"""The order in which every role runs a plan, and where its correlated randomness lies. Derived from the plan alone, so all agree.
+"""The order in which every role runs a plan, and where its correlated randomness lies. Derived from the plan alone, so
+all agree.
 
-A stage is the local nodes that are ready, then all openings that are ready: one message to each peer. The number of stages with an
-opening is the plan's number of rounds. Every correlation has a position in the keystream of an execution, and, where it is
-corrected, a party that receives the correction: the one with the fewest bytes so far, so that the load spreads.
+A stage is the local nodes that are ready, then all openings that are ready: one message to each peer. The number of
+stages with an opening is the plan's number of rounds. Every correlation has a position in the keystream of an
+execution, and, where it is corrected, a party that receives the correction: the one with the fewest bytes so far, so
+that the load spreads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A plan as bytes and back: protobuf by `protos/plan.proto`. Parsing trusts nothing but says nothing of legality: that is the checker's."""
+"""A plan as bytes and back: protobuf by `protos/plan.proto`. Parsing trusts nothing but says nothing of legality: that
+is the checker's."""
 
 from __future__ import annotations
 

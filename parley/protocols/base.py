@@ -1,12 +1,13 @@
 """What a protocol is, and the register of all protocols.
 
-A protocol implements one operation of a plan. It says which types it takes and gives (`infer`), which correlated randomness
-it consumes (`correlations`), what the dealer computes on masks (`dealer`) and what a party computes on shares (`party`). A
-protocol that communicates is an `Exchange`: it says what each party sends to all others and what comes of it.
+A protocol implements one operation of a plan. It says which types it takes and gives (`infer`), which correlated
+randomness it consumes (`correlations`), what the dealer computes on masks (`dealer`) and what a party computes on
+shares (`party`). A protocol that communicates is an `Exchange`: it says what each party sends to all others and what
+comes of it.
 
-Sharing out the correlated randomness is done here, once for all protocols (protocols.md, section 2): every share that may be random is
-expanded from the key that a party has in common with the dealer; where the shares must add up to something, one party
-receives a correction instead.
+Sharing out the correlated randomness is done here, once for all protocols (protocols.md, section 2): every share that
+may be random is expanded from the key that a party has in common with the dealer; where the shares must add up to
+something, one party receives a correction instead.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ class Masked:
 
 
 Value = Any
-"""At a party: Array (public, shared, bits) or Masked. At the dealer: Array (public), the mask (masked kinds) or None (shared, bits)."""
+"""At a party: Array (public, shared, bits) or Masked. At the dealer: Array (public), the mask (masked kinds) or None
+(shared, bits)."""
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """One array of correlated randomness: its element type, shape, and whether its shares must add up to what the dealer says.
+    """One array of correlated randomness: its element type, shape, and whether its shares must add up to what the
+    dealer says.
 
-    Signed element types are shared additively, unsigned ones by exclusive or. `corrected=False`: all shares are random, and
-    the dealer learns their sum.
+    Signed element types are shared additively, unsigned ones by exclusive or. `corrected=False`: all shares are random,
+    and the dealer learns their sum.
     """
 
     dtype: str
@@ -118,7 +121,8 @@ class Protocol(ABC):
 
     @abstractmethod
     def infer(self, node: Node, types: Types) -> Type:
-        """The type of the result. Raises PlanError, TypeError or KeyError where inputs or attributes do not fit; does not read `node.type`."""
+        """The type of the result. Raises PlanError, TypeError or KeyError where inputs or attributes do not fit; does
+        not read `node.type`."""
 
     def correlations(self, node: Node, types: Types) -> tuple[Correlation, ...]:
         """The correlated randomness that one execution of the node consumes."""
@@ -155,7 +159,8 @@ class Exchange(Protocol):
     def finish(
         self, party: Party, node: Node, own: Any, received: Sequence[memoryview | None], types: Types
     ) -> tuple[Value, Array | None]:
-        """The result, from one's own part and each party's message (None at one's own index), and what became public by it."""
+        """The result, from one's own part and each party's message (None at one's own index), and what became public by
+        it."""
 
     def party(self, party: Party, node: Node, types: Types, inputs: Sequence[Value], shares: Sequence[Array]) -> Value:
         raise NotImplementedError(f"{self.operation} communicates")
@@ -192,7 +197,8 @@ def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 PROTOCOLS: dict[str, Protocol] = {}
-"""The register: operation → protocol. Filled once, when the modules of this package are imported; read-only afterwards."""
+"""The register: operation → protocol. Filled once, when the modules of this package are imported; read-only
+afterwards."""
 
 
 def register(cls: type[Protocol]) -> type[Protocol]:
@@ -212,7 +218,7 @@ def infer_type(node: Node, types: Types) -> Type:
     protocol = PROTOCOLS.get(node.operation)
     if protocol is None:
         raise PlanError(f"unknown operation {node.operation!r}")
-    if protocol.arity is not None and len(types) != protocol.arity or protocol.arity is None and not types:
+    if (protocol.arity is not None and len(types) != protocol.arity) or (protocol.arity is None and not types):
         raise PlanError(f"{node.operation} takes {protocol.arity or 'at least one'} inputs, got {len(types)}")
     try:
         result = protocol.infer(node, types)

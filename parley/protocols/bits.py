@@ -2,9 +2,9 @@
 
 A product of k bits costs one opening of the bits when the dealer shares the products of all subsets of their masks:
     Π (b̂_k ⊕ β_k) = ⊕_S ( Π_{k∉S} b̂_k )·( Π_{k∈S} β_k ) .
-A polynomial is an exclusive or of such products; subsets that several of its products need are shared once. Cost: no round
-(the opening is a node of its own); one bit of correction an element for every distinct subset of two or more masks: 22 to fold
-four chunks of a comparison, 15 where only "less than" is needed.
+A polynomial is an exclusive or of such products; subsets that several of its products need are shared once. Cost: no
+round (the opening is a node of its own); one bit of correction an element for every distinct subset of two or more
+masks: 22 to fold four chunks of a comparison, 15 where only "less than" is needed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,8 @@ class Planes(_LocalBits):
 
 @register
 class Arrange(_LocalBits):
-    """Bits of the last axis laid out as planes: plane p of element (…, i) is bit (…, index[p, i]), negated where `negate` says so.
+    """Bits of the last axis laid out as planes: plane p of element (…, i) is bit (…, index[p, i]), negated where
+    `negate` says so.
 
     `indices` and `negate` are flattened tables of shape (planes, size). The input has one plane.
     """
@@ -121,7 +123,7 @@ class Stack(Structural):
     """Planes as a new first axis: (planes) of shape S become one plane of shape (planes, *S)."""
 
     operation = "stack_planes"
-    kinds = (Kind.BITS, Kind.MASKED_BITS)
+    kinds: tuple[Kind, ...] = (Kind.BITS, Kind.MASKED_BITS)
 
     def infer(self, node: Node, types: Types) -> Type:
         require_kind(types[0], Kind.BITS, Kind.MASKED_BITS)
@@ -205,7 +207,7 @@ class BitPolynomial(Protocol):
             for monomial in monomials:
                 require(1 <= len(monomial) <= MAXIMAL_DEGREE, f"products have 1 to {MAXIMAL_DEGREE} factors")
                 require(list(monomial) == sorted(set(monomial)), "factors must be ascending and distinct")
-                require(0 <= monomial[0] and monomial[-1] < run, f"no such plane in a group of {run}")
+                require(monomial[0] >= 0 and monomial[-1] < run, f"no such plane in a group of {run}")
         return replace(value, kind=Kind.BITS, planes=groups * len(outputs))
 
     def correlations(self, node: Node, types: Types) -> tuple[Correlation, ...]:
@@ -221,10 +223,9 @@ class BitPolynomial(Protocol):
         products: dict[Subset, Array] = {}
 
         def product(subset: Subset) -> Array:
-            if len(subset) == 1:
-                return public[subset[0]]
             if subset not in products:
-                products[subset] = product(subset[:-1]) & public[subset[-1]]
+                last: Array = public[subset[-1]]
+                products[subset] = last if len(subset) == 1 else product(subset[:-1]) & last
             return products[subset]
 
         numbers = {subset: number for number, subset in enumerate(program.subsets)}
@@ -238,7 +239,7 @@ class BitPolynomial(Protocol):
                             total ^= product(rest)
                     continue
                 term = share[subset[0]] if len(subset) == 1 else shares[0][numbers[subset]]
-                coefficient: Array | None = None
+                coefficient: Any = None
                 for rest in rests:
                     factor = product(rest) if rest else np.uint8(255)
                     coefficient = factor if coefficient is None else coefficient ^ factor

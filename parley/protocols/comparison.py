@@ -1,13 +1,13 @@
 """Comparison with public thresholds, from one opening: the local first step (protocols.md, section 5).
 
-For ⟨x⟩ of width w and a threshold τ let a = m − τ. Then msb(x − τ) = msb(a) ⊕ msb(r) ⊕ [low(a) < low(r)] with low the w−1
-low bits. For every four-bit chunk r_j of low(r) the dealer shares the one-hot word 1 << r_j by exclusive or. A party
-looks its share up at the public chunk a_j:
+For ⟨x⟩ of width w and a threshold τ let a = m − τ. Then msb(x − τ) = msb(a) ⊕ msb(r) ⊕ [low(a) < low(r)] with low the
+w−1 low bits. For every four-bit chunk r_j of low(r) the dealer shares the one-hot word 1 << r_j by exclusive or. A
+party looks its share up at the public chunk a_j:
     eq_j = bit a_j of the word,     lt_j = parity of the bits above a_j .
-The result has planes eq_0 … eq_(C−1), lt_0 … lt_(C−1) (chunk 0 is the lowest), and last msb(a) ⊕ msb(r). What remains, folding the
-chunks to one bit, is a polynomial over bits (`bits.py`), put together in `parley/functions/order.py`.
-Cost: no round; a correction of 2 bytes a chunk (C = ⌈(w−1)/4⌉ chunks: 32 bytes at w = 64) and one bit an element, for any
-number of thresholds. Source: one-time truth tables, Ishai et al. 2013.
+The result has planes eq_0 … eq_(C−1), lt_0 … lt_(C−1) (chunk 0 is the lowest), and last msb(a) ⊕ msb(r). What remains,
+folding the chunks to one bit, is a polynomial over bits (`bits.py`), put together in `parley/functions/order.py`.
+Cost: no round; a correction of 2 bytes a chunk (C = ⌈(w−1)/4⌉ chunks: 32 bytes at w = 64) and one bit an element, for
+any number of thresholds. Source: one-time truth tables, Ishai et al. 2013.
 """
 
 from __future__ import annotations

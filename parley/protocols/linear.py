@@ -1,7 +1,7 @@
 """Linear and structural operations: local at every role, no communication, no correlated randomness.
 
-They act alike on every component of a value: on a share, on the public part and the share of a masked value, on the mask
-at the dealer (protocols.md, section 1). Only adding a public constant differs: one party adds it to its share.
+They act alike on every component of a value: on a share, on the public part and the share of a masked value, on the
+mask at the dealer (protocols.md, section 1). Only adding a public constant differs: one party adds it to its share.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Componentwise(Protocol):
 
     @abstractmethod
     def apply(self, node: Node, types: Types, array: Array, public: Sequence[Array]) -> Array:
-        """The map itself, on ring elements (or on unpacked bits with a leading axis of planes; then `node` is adapted)."""
+        """The map itself, on ring elements (or on unpacked bits with a leading axis of planes; then `node` is
+        adapted)."""
 
     def _on(self, node: Node, types: Types, component: Array, public: Sequence[Array]) -> Array:
         return self.apply(node, types, component, public)
@@ -65,16 +66,17 @@ class Componentwise(Protocol):
 
 
 class Structural(Componentwise):
-    """A Componentwise operation that only moves elements, so that it works on bits too. `apply` gets arrays with a leading
-    axis (the planes of bits; one plane for ring elements) and must leave it alone."""
+    """A Componentwise operation that only moves elements, so that it works on bits too. `apply` gets arrays with a
+    leading axis (the planes of bits; one plane for ring elements) and must leave it alone."""
 
-    kinds = (*RING_KINDS, *BIT_KINDS)
+    kinds: tuple[Kind, ...] = (*RING_KINDS, *BIT_KINDS)
 
     def _on(self, node: Node, types: Types, component: Array, public: Sequence[Array]) -> Array:
         if types[0].kind in BIT_KINDS:
             planes = kernels.unpack_bits(component, types[0].shape)
             return kernels.pack_bits(self.apply(node, types, planes, public))
-        return self.apply(node, types, component[np.newaxis], public)[0]
+        result: Array = self.apply(node, types, component[np.newaxis], public)[0]
+        return result
 
 
 class Binary(Protocol):
@@ -150,7 +152,8 @@ class Subtract(Binary):
 
 @register
 class MultiplyPublic(Protocol):
-    """Product with public ring elements (attribute-free; the factor is the second input), elementwise with broadcasting."""
+    """Product with public ring elements (attribute-free; the factor is the second input), elementwise with
+    broadcasting."""
 
     operation = "multiply_public"
     arity = 2
@@ -387,7 +390,8 @@ class ScatterAdd(Componentwise):
         axis = node.integer("axis")
         check_indices(public[0], node.integer("size"))
         result = np.zeros(node.type.shape, dtype=np.int64)
-        np.add.at(result, (slice(None),) * axis + (public[0],), array)
+        rows = np.moveaxis(result, axis, 0)
+        np.add.at(rows, public[0], np.moveaxis(array, axis, 0))
         return result
 
 
@@ -500,7 +504,8 @@ class Constant(Protocol):
 
 @register
 class Narrow(Protocol):
-    """A masked value in the smaller ring modulo 2^width (attribute), for readers that take fewer bits than others: no cost."""
+    """A masked value in the smaller ring modulo 2^width (attribute), for readers that take fewer bits than others: no
+    cost."""
 
     operation = "narrow"
 

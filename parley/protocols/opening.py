@@ -2,9 +2,9 @@
 
 open: [x] → ⟨x⟩.  The dealer knows λ, the sum of the parties' random λ_i; each party sends x_i + λ_i to all others; all
 add up to m = x + λ, modulo 2^width.  open_bits: the same on bits with exclusive or.
-Cost: one round; ring_bytes(elements, width) to each peer (8 bytes an element at width 64), one packed bit a bit; no correction.
-Privacy: the mask is uniform modulo 2^width, fresh for the node and the execution, and used for this value only (Beaver 1991;
-masks shared by all products of a value: Patra et al. 2021, ABY2.0).
+Cost: one round; ring_bytes(elements, width) to each peer (8 bytes an element at width 64), one packed bit a bit; no
+correction. Privacy: the mask is uniform modulo 2^width, fresh for the node and the execution, and used for this value
+only (Beaver 1991; masks shared by all products of a value: Patra et al. 2021, ABY2.0).
 """
 
 from __future__ import annotations

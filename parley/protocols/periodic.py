@@ -1,10 +1,11 @@
 """A trigonometric polynomial of a masked value, from its opening alone (protocols.md, section 7).
 
     g(x) = c + Σ_k a_k cos(2πkx/P) + b_k sin(2πkx/P),     P = 2^p,  k = 1 … K.
-With θ = 2πm/(P·2^f) public and φ = 2πr/(P·2^f) known to the dealer, who shares cos kφ and sin kφ with `share_bits` fractional bits,
+With θ = 2πm/(P·2^f) public and φ = 2πr/(P·2^f) known to the dealer, who shares cos kφ and sin kφ with `share_bits`
+fractional bits,
     g(x) = c + Σ_k Re(w_k)·[cos kφ] + Im(w_k)·[sin kφ],     w_k = (a_k − i·b_k)·e^(ikθ).
-Cost: no round besides the opening (of which the p+f low bits suffice); a correction of 16·K bytes an element. Error: the
-fit's (parley/functions/fit.py) plus Σ(|a_k|+|b_k|)·2^−share_bits and K·2^−public_bits.
+Cost: no round besides the opening (of which the p+f low bits suffice); a correction of 16·K bytes an element. Error:
+the fit's (parley/functions/fit.py) plus Σ(|a_k|+|b_k|)·2^−share_bits and K·2^−public_bits.
 Sources: Fourier extensions, Huybrechs 2010; sines under masks, Zheng et al. 2023, SecFormer 2024.
 """
 

@@ -28,8 +28,8 @@ from parley.ring.prg import PrivateSource
 
 @register
 class Random(Protocol):
-    """Attributes: `distribution` (bernoulli | uniform | normal), `parameters` (p | low, high | mean, standard deviation),
-    `shape`, `scale`, `bound` (bits; normal samples are clipped to it)."""
+    """Attributes: `distribution` (bernoulli | uniform | normal), `parameters` (p | low, high | mean, standard
+    deviation), `shape`, `scale`, `bound` (bits; normal samples are clipped to it)."""
 
     operation = "random"
     arity = 0
@@ -66,9 +66,9 @@ class Random(Protocol):
             case "bernoulli":
                 sample = (generator.random(shape) < parameters[0]).astype(np.float64)
             case "uniform":
-                sample = generator.uniform(*parameters, size=shape)
+                sample = generator.uniform(parameters[0], parameters[1], size=shape)
             case _:
-                sample = generator.normal(*parameters, size=shape)
+                sample = generator.normal(parameters[0], parameters[1], size=shape)
         limit = 2.0 ** (node.type.bound - node.type.scale)
         limit = min(limit - 2.0**-node.type.scale, np.nextafter(limit, 0))  # beyond 53 bits, the next double
         return None, (fixed.encode(np.clip(sample, -limit, limit), node.type.scale),)

@@ -1,8 +1,8 @@
 """Putting in and taking out (protocols.md, section 8).
 
-input: party P_j draws the whole mask λ from the key it has in common with the dealer, and broadcasts m = x + λ. Its own share of
-λ is λ, the others' are zero: a coalition with P_j knows x anyway, one without sees a uniform m. One round, 8 bytes an element from P_j to
-each peer, nothing from the dealer, and the value is already masked.
+input: party P_j draws the whole mask λ from the key it has in common with the dealer, and broadcasts m = x + λ. Its own
+share of λ is λ, the others' are zero: a coalition with P_j knows x anyway, one without sees a uniform m. One round, 8
+bytes an element from P_j to each peer, nothing from the dealer, and the value is already masked.
 reveal: each party adds its part of a fresh sharing of zero to its share; who receives the sums is the runtime's affair.
 """
 
@@ -63,7 +63,8 @@ class Input(Exchange):
         values = party.data(name)
         if values.shape != node.type.shape:
             raise InputError(
-                f"dataset {name} at {party.name} has shape {values.shape}, the plan says {node.type.shape}; record the job again"
+                f"dataset {name} at {party.name} has shape {values.shape}, the plan says {node.type.shape}; "
+                "record the job again"
             )
         try:
             public = fixed.encode(values, node.type.scale, node.type.bound) + shares[0]

@@ -4,7 +4,8 @@ bit_to_ring: with b̂ = b ⊕ β public and β shared over the ring, b = b̂ + (
 select: b·(x >> bits) for ⟨x⟩ by sharing β·t and β·s besides the t and s of a truncation:
     b̂·(x>>bits) + (1−2b̂)·[ ((m>>bits) − 2^(w−2−bits))·β − βt + 2^(w−bits)·(1−msb(m))·βs ],
 and with bits = 0, b·x = b̂·x + (1−2b̂)·(m·β − βλ).
-Cost: no round of their own; corrections of 8 (bit_to_ring), 16 (select) or 24 to 40 (select with truncation) bytes an element.
+Cost: no round of their own; corrections of 8 (bit_to_ring), 16 (select) or 24 to 40 (select with truncation) bytes an
+element.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from parley.ring.prg import PrivateSource
 
 
 def _ring_bits(packed: Array, type: Type) -> Array:
-    return kernels.unpack_bits(packed, type.shape)[0].astype(np.int64)
+    bits: Array = kernels.unpack_bits(packed, type.shape)[0]
+    return bits.astype(np.int64)
 
 
 def _require_one_plane(type: Type) -> None:

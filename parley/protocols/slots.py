@@ -21,7 +21,6 @@ from parley.protocols.base import (
 )
 from parley.ring.prg import PrivateSource
 
-
 KEPT = (Kind.SHARED, Kind.MASKED, Kind.BITS, Kind.MASKED_BITS)
 
 

@@ -1,11 +1,11 @@
 """Truncation: division by 2^bits after a product, from one opening (protocols.md, section 4).
 
-With m = x + 2^(w−2) + r modulo 2^w (w the opening's width; the offset is public, so the opening itself has none) the dealer
-shares t = r >> bits and s = msb(r); then
+With m = x + 2^(w−2) + r modulo 2^w (w the opening's width; the offset is public, so the opening itself has none) the
+dealer shares t = r >> bits and s = msb(r); then
     x >> bits = (m >> bits) − 2^(w−2−bits) − t + 2^(w−bits)·s·(1 − msb(m)) .
-Exact up to one unit in the last place for every |x| < 2^(w−2) and any number of parties: s·(1 − msb(m)) is the wrap. The
-last bit rounds up with probability equal to the fraction cut off. The result is a share in the full ring, whatever w.
-Cost: no round of its own; corrections of 8 bytes (t) and 2 to 8 bytes (s) an element. Source: Escudero et al. 2020.
+Exact up to one unit in the last place for every |x| < 2^(w−2) and any number of parties: s·(1 − msb(m)) is the wrap.
+The last bit rounds up with probability equal to the fraction cut off. The result is a share in the full ring, whatever
+w. Cost: no round of its own; corrections of 8 bytes (t) and 2 to 8 bytes (s) an element. Source: Escudero et al. 2020.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from parley.pytorch.tensor import SecretTensor, wrap
 def correct(scores: torch.Tensor, targets: torch.Tensor) -> SecretTensor:
     """How many rows are classified correctly, as a secret integer of shape ().
 
-    `scores`: (rows, classes) logits or probabilities; the largest wins, of equal ones the first. With one column, a row is
-    of class 1 where its score is above 0. `targets`: one-hot rows (rows, classes), or class indices (rows,) or (rows, 1).
+    `scores`: (rows, classes) logits or probabilities; the largest wins, of equal ones the first. With one column, a row
+    is of class 1 where its score is above 0. `targets`: one-hot rows (rows, classes), or class indices (rows,) or
+    (rows, 1).
     """
     secrets = [tensor for tensor in (scores, targets) if isinstance(tensor, SecretTensor)]
     if not secrets or scores.ndim != 2:

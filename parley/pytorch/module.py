@@ -75,7 +75,8 @@ def reveal(values: Any, to: str | Sequence[str] | None = None) -> Any:
 def batches(
     *tensors: torch.Tensor, size: int, epochs: int = 1, seed: int = 0, shuffle: bool = True, drop_last: bool = False
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Rows of the tensors in batches of `size`, in the order of `batch_rows` (the same as in a job, or in plain PyTorch).
+    """Rows of the tensors in batches of `size`, in the order of `batch_rows` (the same as in a job, or in plain
+    PyTorch).
 
     At every batch boundary the recorded work is sent off, so that the parties compute while the next batch is recorded.
     """

@@ -1,8 +1,8 @@
 """Collects what PyTorch does to secret tensors in a plan, and runs it when a value is asked for.
 
-A `Cell` is the storage of a secret tensor: what is known of its value now. A recorder belongs to one cluster; between two
-flushes it has one builder. At a flush every cell that is still referred to is stored under a handle, every value asked for is
-revealed, and the next builder starts with loads.
+A `Cell` is the storage of a secret tensor: what is known of its value now. A recorder belongs to one cluster; between
+two flushes it has one builder. At a flush every cell that is still referred to is stored under a handle, every value
+asked for is revealed, and the next builder starts with loads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Content = Value | Uniform
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is public of a tensor that a party holds. `bound`: no absolute value exceeds it. `one_hot`: rows are one-hot."""
+    """What is public of a tensor that a party holds. `bound`: no absolute value exceeds it. `one_hot`: rows are
+    one-hot."""
 
     party: str
     name: str
@@ -77,8 +78,8 @@ class Backend(Protocol):
         arguments: Sequence[Mapping[str, Integers]],
         wait: bool,
     ) -> dict[str, Result]:
-        """Run a plan once for every entry of `arguments`. With `wait`, return what the last one reveals to the submitter;
-        else it may return before the plan has run."""
+        """Run a plan once for every entry of `arguments`. With `wait`, return what the last one reveals to the
+        submitter; else it may return before the plan has run."""
 
     def put(self, handle: str, type: Type, values: Integers) -> None:
         """Share the caller's ring elements among the parties."""
@@ -101,7 +102,8 @@ class Cell:
     ) -> None:
         self.recorder = recorder
         self.state = False
-        """Written in place, or a parameter: kept at the precision's scale under one handle, so that a loop repeats one plan."""
+        """Written in place, or a parameter: kept at the precision's scale under one handle, so that a loop repeats one
+        plan."""
         self.total: float | None = None
         self._content, self._handle, self._type = content, handle, type
         self._epoch = recorder.epoch
@@ -112,7 +114,8 @@ class Cell:
         if isinstance(self._content, Uniform):
             return self._content
         if self._content is None or self._epoch != self.recorder.epoch:
-            assert self._handle is not None and self._type is not None
+            assert self._handle is not None
+            assert self._type is not None
             self._content = self.recorder.load(self._handle, self._type).with_total(self.total)
             self._epoch = self.recorder.epoch
         return self._content

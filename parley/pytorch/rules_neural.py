@@ -1,7 +1,7 @@
 """Rows of the table: activations and losses, forward and backward.
 
-What a backward pass needs of its forward pass is remembered by the recorder (`note`), so that nothing is computed or opened twice:
-the bits of a ReLU, the softmax beneath a log-softmax. After a flush it is computed anew.
+What a backward pass needs of its forward pass is remembered by the recorder (`note`), so that nothing is computed or
+opened twice: the bits of a ReLU, the softmax beneath a log-softmax. After a flush it is computed anew.
 """
 
 from __future__ import annotations

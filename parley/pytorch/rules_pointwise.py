@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from parley.errors import UnsupportedOperation
-from parley.functions import linear, order, smooth
+from parley.functions import order, smooth
 from parley.plan.builder import Value
 from parley.plan.graph import Kind
 from parley.pytorch import contents

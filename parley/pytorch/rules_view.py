@@ -1,4 +1,5 @@
-"""Rows of the table: views and rearrangements. A view reads through its base and, where that is possible, writes through."""
+"""Rows of the table: views and rearrangements. A view reads through its base and, where that is possible, writes
+through."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""The table: ATen operation → function on recorded values. One row an operation; in-place forms follow from their plain forms.
+"""The table: ATen operation → function on recorded values. One row an operation; in-place forms follow from their plain
+forms.
 
-The rows stand in `rules_*.py`, grouped by nature; importing those fills the tables (`tensor.py` does). A rule gets a `Context` and the
-operation's own arguments, tensors replaced by their contents; it returns the content of the result (or a tuple of them).
+The rows stand in `rules_*.py`, grouped by nature; importing those fills the tables (`tensor.py` does). A rule gets a
+`Context` and the operation's own arguments, tensors replaced by their contents; it returns the content of the result
+(or a tuple of them).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,9 +18,12 @@ from parley.pytorch.recorder import Content, Recorder
 aten = torch.ops.aten
 
 Rule = Callable[..., Any]
+Row = TypeVar("Row", bound=Callable[..., Any])
 ViewRule = Callable[..., Any]
-"""(meta of the source, meta(s) of the result, further arguments) → None for an alias, or a pair (forward, backward) as `View` takes it;
-for several results a list of pairs."""
+"""(meta of the source, meta(s) of the result, further arguments) → None for an alias, or a pair (forward, backward) as
+`View` takes it; for several results a list of pairs."""
+
+Row = TypeVar("Row", bound=Callable[..., Any])
 
 TABLE: dict[Any, Rule] = {}
 IN_PLACE: dict[Any, Rule] = {}
@@ -46,7 +51,8 @@ class Context:
         return result
 
     def operand(self, item: Any) -> Any:
-        """An argument as a rule sees it: the content of a secret tensor, a public argument or Uniform for a plain one."""
+        """An argument as a rule sees it: the content of a secret tensor, a public argument or Uniform for a plain
+        one."""
         storage = getattr(item, "_storage", None)
         if storage is not None and isinstance(item, torch.Tensor):
             content: Content = storage.read()
@@ -56,10 +62,10 @@ class Context:
         return item
 
 
-def rule(*operations: Any) -> Callable[[Rule], Rule]:
+def rule(*operations: Any) -> Callable[[Row], Row]:
     """Enter a rule for the operations, and for the in-place forms that they have."""
 
-    def enter(function: Rule) -> Rule:
+    def enter(function: Row) -> Row:
         for operation in operations:
             TABLE[operation] = function
             packet = getattr(aten, operation._schema.name.split("::")[1] + "_", None)
@@ -71,10 +77,10 @@ def rule(*operations: Any) -> Callable[[Rule], Rule]:
     return enter
 
 
-def in_place(*operations: Any) -> Callable[[Rule], Rule]:
+def in_place(*operations: Any) -> Callable[[Row], Row]:
     """Enter a rule for operations that exist in place only, or differ there: it gives the target's new content."""
 
-    def enter(function: Rule) -> Rule:
+    def enter(function: Row) -> Row:
         for operation in operations:
             IN_PLACE[operation] = function
         return function
@@ -82,8 +88,8 @@ def in_place(*operations: Any) -> Callable[[Rule], Rule]:
     return enter
 
 
-def view(*operations: Any) -> Callable[[ViewRule], ViewRule]:
-    def enter(function: ViewRule) -> ViewRule:
+def view(*operations: Any) -> Callable[[Row], Row]:
+    def enter(function: Row) -> Row:
         for operation in operations:
             VIEWS[operation] = function
         return function

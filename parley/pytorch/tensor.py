@@ -1,8 +1,8 @@
 """SecretTensor: a torch.Tensor whose elements no one knows.
 
-Dispatch happens beneath autograd, so `nn.Module`, losses, autograd and optimizers are PyTorch's own. A SecretTensor carries a meta
-tensor (shape, strides, dtype: public) and a storage (the recorded value). What an ATen operation means is one row of the
-table (`table.py`).
+Dispatch happens beneath autograd, so `nn.Module`, losses, autograd and optimizers are PyTorch's own. A SecretTensor
+carries a meta tensor (shape, strides, dtype: public) and a storage (the recorded value). What an ATen operation means
+is one row of the table (`table.py`).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class SecretTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, storage: Storage, meta: torch.Tensor, requires_grad: bool = False) -> SecretTensor:
-        tensor: SecretTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        tensor: SecretTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             meta.shape,
             strides=meta.stride(),
             storage_offset=meta.storage_offset(),
             dtype=meta.dtype,
-            device="cpu",
+            device=torch.device("cpu"),
             requires_grad=requires_grad,
         )
         tensor._storage, tensor._meta = storage, meta
@@ -54,7 +54,7 @@ class SecretTensor(torch.Tensor):
         super().__init__()
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         return _dispatch(func, args, dict(kwargs or {}))
@@ -65,15 +65,15 @@ class SecretTensor(torch.Tensor):
         return self._storage.recorder
 
     def reveal(self, to: str | Sequence[str] | None = None) -> torch.Tensor | None:
-        """Run what is recorded and show this tensor: to the caller (the default; returns a plain tensor of the same shape and
-        dtype, without gradient), or only to the parties named (returns None).
+        """Run what is recorded and show this tensor: to the caller (the default; returns a plain tensor of the same
+        shape and dtype, without gradient), or only to the parties named (returns None).
 
         Reals are right to the fixed-point resolution, 2^-fraction_bits.
         """
         revealed = reveal_all([("value", self)], to)
         return revealed[0] if revealed else None
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         gradient = ", requires_grad=True" if self.requires_grad else ""
         return f"SecretTensor(shape={tuple(self.shape)}, dtype={self.dtype}{gradient})"
 

@@ -38,7 +38,7 @@ def encode(values: npt.ArrayLike, scale: int, bound: int = 62) -> npt.NDArray[np
             f"value at {where} is {real[where]:g}, beyond the fixed-point range of ±{2.0 ** (bound - scale):g} "
             f"({scale} fractional bits); scale the data down"
         )
-    return scaled.astype(np.int64)
+    return np.asarray(scaled, dtype=np.int64)  # also of a scalar, an array
 
 
 def _check_bound(encoded: npt.NDArray[np.int64], original: Array, scale: int, bound: int) -> None:

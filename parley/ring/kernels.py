@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from typing_extensions import Buffer
 
 Ring = npt.NDArray[np.int64]
 Packed = npt.NDArray[np.uint8]
@@ -55,14 +54,14 @@ def pack_ring(ring: Ring, width: int) -> bytes | memoryview:
     """The low `width` bits of every element, in ring_bytes(size, width) bytes."""
     flat = np.ascontiguousarray(ring).reshape(-1)
     if width == 64:
-        return memoryview(flat).cast("B") if flat.size else b""
+        return memoryview(flat.data).cast("B") if flat.size else b""
     whole = width // 8
     parts = [np.ascontiguousarray(flat.view(np.uint8).reshape(-1, 8)[:, :whole]).tobytes()]
     parts += [np.packbits(((flat >> np.int64(bit)) & 1).astype(np.uint8)).tobytes() for bit in range(whole * 8, width)]
     return b"".join(parts)
 
 
-def unpack_ring(data: Buffer, shape: tuple[int, ...], width: int) -> Ring:
+def unpack_ring(data: bytes | memoryview, shape: tuple[int, ...], width: int) -> Ring:
     """Invert pack_ring; elements come back in [0, 2^width), or as they are for width 64."""
     elements = math.prod(shape)
     if width == 64:

@@ -1,9 +1,9 @@
 """Keyed randomness: AES-128 in counter mode, addressed by (execution, position).
 
-A party and the dealer hold the same key, so both can expand the same bytes in any order and nothing is sent. The counter
-block is the execution number (8 bytes) followed by the position in blocks (8 bytes): no block is ever expanded for two
-purposes as long as an execution number is used once under a key and every purpose has its own positions (plan/schedule.py
-assigns them). AES comes from `cryptography` (OpenSSL), about 4 GB/s on one core with AES-NI.
+A party and the dealer hold the same key, so both can expand the same bytes in any order and nothing is sent. The
+counter block is the execution number (8 bytes) followed by the position in blocks (8 bytes): no block is ever expanded
+for two purposes as long as an execution number is used once under a key and every purpose has its own positions
+(plan/schedule.py assigns them). AES comes from `cryptography` (OpenSSL), about 4 GB/s on one core with AES-NI.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class ExecutionStream:
 
 
 class PrivateSource:
-    """Randomness of one role alone: what the dealer samples for dropout or noise, a client for the shares it hands out."""
+    """Randomness of one role alone: what the dealer samples for dropout or noise, a client for the shares it hands
+    out."""
 
     def __init__(self) -> None:
         self._key, self._calls = secrets.token_bytes(16), 0

@@ -10,8 +10,8 @@ from typing_extensions import Buffer
 class Channel(Protocol):
     """One end of a connection between two nodes of one session.
 
-    An implementation splits large messages and joins them again, applies back-pressure, and checks that nothing is lost,
-    repeated or reordered. It is used by one thread for sending and one for receiving, which may be the same.
+    An implementation splits large messages and joins them again, applies back-pressure, and checks that nothing is
+    lost, repeated or reordered. It is used by one thread for sending and one for receiving, which may be the same.
     """
 
     peer: str

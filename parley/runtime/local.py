@@ -1,7 +1,7 @@
 """All roles in one process: a thread for every party and for the dealer, over in-memory channels.
 
-The embedded default, the test bed, and what a notebook uses. The code that runs is the same as between machines; only the
-channel is another.
+The embedded default, the test bed, and what a notebook uses. The code that runs is the same as between machines; only
+the channel is another.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +125,7 @@ class LocalSession:
         def open_dealer() -> None:
             self._dealer = DealerRuntime(self._identity, [there for _, there in dealer_ends])
 
-        self._together([open_dealer, *(lambda index=index: open_party(index) for index in range(count))])  # type: ignore[misc]
+        self._together([open_dealer, *(partial(open_party, index) for index in range(count))])
         self._runtimes.sort(key=lambda runtime: runtime.index)
 
     def execute(self, execution: Execution) -> list[Revealed]:
@@ -145,7 +146,7 @@ class LocalSession:
             assert self._dealer is not None
             self._dealer.execute(execution)
 
-        self._together([run_dealer, *(lambda index=index: run_party(index) for index in range(len(self._runtimes)))])  # type: ignore[misc]
+        self._together([run_dealer, *(partial(run_party, index) for index in range(len(self._runtimes)))])
         return combine(results)
 
     def put(self, handle: str, type: Type, values: npt.NDArray[np.int64]) -> None:

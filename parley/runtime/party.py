@@ -30,8 +30,8 @@ from parley.runtime.vault import Vault
 class PartyRuntime:
     """One party in one session.
 
-    `peers[j]` is the channel to party j (None at this party's own index), `dealer` the one to the dealer. All calls come
-    from one thread, except `announce`. After an exception the session is over: close the channels with the cause.
+    `peers[j]` is the channel to party j (None at this party's own index), `dealer` the one to the dealer. All calls
+    come from one thread, except `announce`. After an exception the session is over: close the channels with the cause.
     """
 
     def __init__(self, session: bytes, party: Party, peers: Sequence[Channel | None], dealer: Channel) -> None:
@@ -48,7 +48,8 @@ class PartyRuntime:
         self._key = session_key(session, party.index, own, bytes(dealer.receive(ENTROPY)))
 
     def announce(self, execution: Execution) -> None:
-        """Tell the dealer that this execution will follow, so that it can work ahead; once for each execution, in their order.
+        """Tell the dealer that this execution will follow, so that it can work ahead; once for each execution, in their
+        order.
 
         May be called from another thread than `execute`.
         """
@@ -56,7 +57,8 @@ class PartyRuntime:
         self._dealer.send(execution.fingerprint(self._session))
 
     def execute(self, execution: Execution, finished: Callable[[int], None] = lambda number: None) -> list[Revealed]:
-        """Run an announced execution and return what it reveals; `finished` is called with the number of each repetition done.
+        """Run an announced execution and return what it reveals; `finished` is called with the number of each
+        repetition done.
 
         Raises ProtocolError where a peer or the dealer does not keep to the plan, SessionClosed where one is gone.
         """
@@ -150,7 +152,7 @@ class PartyRuntime:
             value, public = protocol.finish(self._party, step.node, own, messages, step.types)
             values[step.index] = value
             if public is not None:
-                self._transcript.update(np.ascontiguousarray(public))
+                self._transcript.update(np.ascontiguousarray(public).data)
 
     def _send(self, parts: Sequence[bytes | memoryview]) -> None:
         for _, peer in self._peers:

@@ -67,7 +67,8 @@ class Execution:
         stores = {node.text("slot") for _, node in plan.with_operation("store")}
         if loads != set(self.loads) or stores != set(self.stores):
             raise PlanError(
-                f"the plan loads {sorted(loads)} and stores {sorted(stores)}, the execution binds {sorted(self.loads)} and {sorted(self.stores)}"
+                f"the plan loads {sorted(loads)} and stores {sorted(stores)}, "
+                f"the execution binds {sorted(self.loads)} and {sorted(self.stores)}"
             )
         if len(set(self.stores.values())) != len(self.stores):
             raise PlanError("two slots are stored under one handle")
