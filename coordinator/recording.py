@@ -25,6 +25,7 @@ from parley.plan.graph import Plan, Type
 from parley.plan.wire import plan_hash
 from parley.pytorch.batches import batch_rows
 from parley.pytorch.metrics import correct
+from parley.pytorch.module import mark_state
 from parley.pytorch.recorder import Dataset, Integers, Result
 from parley.pytorch.tensor import SecretTensor
 
@@ -121,8 +122,10 @@ def record(job: Job, datasets: Mapping[str, Dataset], directory: Path | None = N
     backend = RecordingBackend(job.parties, datasets, precision)
     with Cluster(backend, precision) as cluster:
         recorder = _Recorder(job, backend, cluster, directory)
-        model = recorder.aggregate() if job.kind == "aggregate" else recorder.train()
-    return Recording(backend.stages, model)
+        if job.kind == "aggregate":
+            recorder.aggregate()
+            return Recording(backend.stages, None)
+        return Recording(backend.stages, recorder.train())
 
 
 class _Recorder:
@@ -221,9 +224,7 @@ class _Recorder:
         x, y = test
         rows = x.shape[0]
         self._backend.stage = "evaluate"
-        totals = {name: self._cluster.secret(torch.zeros(())) for name in metrics}
-        for total in totals.values():
-            total._storage.state = True  # type: ignore[union-attr]
+        totals: dict[str, torch.Tensor] = {name: self._total() for name in metrics}
         steps = _Steps(self._backend, self._cluster)
 
         def add(index: torch.Tensor) -> None:
@@ -241,6 +242,12 @@ class _Recorder:
         named: list[tuple[str, torch.Tensor]] = [(f"metrics.{name}.{epoch}", total) for name, total in totals.items()]
         totals.clear()
         self._reveal(named, self._job.reveal.metrics, "evaluate")
+
+    def _total(self) -> SecretTensor:
+        """A secret zero that a loop adds to."""
+        total = self._cluster.secret(torch.zeros(()))
+        mark_state(total)
+        return total
 
     def _reveal(self, named: list[tuple[str, torch.Tensor]], receivers: Sequence[str], stage: str) -> None:
         self._backend.stage = stage

@@ -37,7 +37,7 @@ class SoftmaxParts:
     shifted: Value
     """u = x − max, at the precision's scale."""
     exponentials: Value
-    """e^u, in [0, 1], with GUARD_BITS more fractional bits than the precision."""
+    """e^u, in [0, 1], open, with GUARD_BITS more fractional bits than the precision."""
     total: Value
     """Σe^u over the last axis, which is kept with size 1."""
     maximum: Value
@@ -88,8 +88,8 @@ def softmax_parts(value: Value) -> SoftmaxParts:
         raise InputError(f"a softmax needs classes; the shape is {value.shape}")
     maximum, _ = order.max_last(value, keepdims=True)
     # The logits are open for the maximum, so that lowering their scale costs no round.
-    shifted = linear.subtract(linear.shared(linear.factor(value)), linear.factor(maximum))
-    exponentials = smooth.exp_nonpositive(shifted, GUARD_BITS, value.shape[-1])
+    shifted = linear.subtract(linear.factor(value), linear.factor(maximum))
+    exponentials = masked(smooth.exp_nonpositive(shifted, GUARD_BITS, value.shape[-1]))  # and so their sum is open
     return SoftmaxParts(shifted, exponentials, linear.sum_axes(exponentials, (-1,), keepdims=True), maximum)
 
 

@@ -493,7 +493,7 @@ def _quotient(
         bound = numerator.scale + shift + math.ceil(math.log2(magnitude)) + 1
         if bound > RING_BITS:
             bound += min(precision - numerator.scale, 0)
-            numerator = linear.factor(numerator)
+            numerator = linear.lower_scale(numerator, min(precision, numerator.scale))
         scaled = builder.add("multiply", masked(numerator), masked(scaled), bound=bound)
     curve = periodic(parts.mantissa, fit.best(_inverse, 0.25, 1.0, tolerance(value)), 4.5)
     product_bits = math.ceil(math.log2(magnitude)) + 2

@@ -39,17 +39,19 @@ def make_private(recorder: Recorder, module: Module) -> Module:
                 continue
             if id(parameter) not in made:
                 secret = make_secret(recorder, parameter.detach())
-                _mark_state(secret)
+                mark_state(secret)
                 made[id(parameter)] = nn.Parameter(secret, requires_grad=parameter.requires_grad)
             part._parameters[name] = made[id(parameter)]
         for name, buffer in list(part._buffers.items()):
             if buffer is not None and buffer.is_floating_point() and not isinstance(buffer, SecretTensor):
                 part._buffers[name] = make_secret(recorder, buffer)
-                _mark_state(part._buffers[name])
+                mark_state(part._buffers[name])
     return module
 
 
-def _mark_state(tensor: torch.Tensor | None) -> None:
+def mark_state(tensor: torch.Tensor | None) -> None:
+    """Have a secret tensor kept under one handle at the precision's scale, so that a loop which updates it repeats one
+    plan."""
     if isinstance(tensor, SecretTensor) and isinstance(tensor._storage, Cell):
         tensor._storage.state = True
 

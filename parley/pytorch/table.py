@@ -18,7 +18,6 @@ from parley.pytorch.recorder import Content, Recorder
 aten = torch.ops.aten
 
 Rule = Callable[..., Any]
-Row = TypeVar("Row", bound=Callable[..., Any])
 ViewRule = Callable[..., Any]
 """(meta of the source, meta(s) of the result, further arguments) → None for an alias, or a pair (forward, backward) as
 `View` takes it; for several results a list of pairs."""
