@@ -179,7 +179,9 @@ class _Recorder:
         job = self._job
         assert job.aggregate is not None
         assert job.data.input is not None
-        table = torch.cat([self._cluster.dataset(reference) for _, reference in job.data.input.references()])
+        tables: list[torch.Tensor] = [self._cluster.dataset(name) for _, name in job.data.input.references()]
+        table = torch.cat(tables)
+        del tables
         columns = [self._column(column, table) for column in job.aggregate.columns]
         chosen = table if not columns else table[:, torch.tensor(columns)] if table.ndim > 1 else table
         results = []
@@ -202,11 +204,12 @@ class _Recorder:
     def _load(self, name: str, source: DataSource) -> tuple[SecretTensor, SecretTensor]:
         self._backend.stage = f"data {name}"
         references = [reference for _, reference in source.references()]
+        parts: list[list[torch.Tensor]]
         parts = [[self._cluster.dataset(f"{reference}_{part}") for reference in references] for part in ("x", "y")]
         shapes = {tuple(tensor.shape[1:]) for tensor in parts[0]}
         if len(shapes) > 1:
             raise InputError(f"data.{name}: the parties' rows have different shapes: {sorted(shapes)}")
-        x, y = torch.cat(parts[0]), torch.cat(parts[1])
+        x, y = (torch.cat(part) for part in parts)
         del parts
         self._cluster.flush()
         return x, y  # type: ignore[return-value]
@@ -271,7 +274,7 @@ def _step(
     y: torch.Tensor,
 ) -> None:
     optimizer.zero_grad()
-    loss(model(x), y).backward()  # type: ignore[no-untyped-call]
+    loss(model(x), y).backward()
     optimizer.step()
     optimizer.zero_grad()
 
