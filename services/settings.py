@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 from parley.errors import IdentityError, InputError
 from services.frames import MAXIMUM_PAYLOAD
@@ -61,6 +62,14 @@ class LimitSettings(_Section):
     """Peak memory that the cost report of a plan may ask for."""
     waiting_streams: Positive = 64
     """Streams that wait for their session to be opened here."""
+    commands: Positive = 64
+    """Commands of one session that are not yet answered."""
+    repetitions: Positive = 1024
+    """Executions of a plan in one command."""
+    session_plans_bytes: Positive = 256 << 20
+    """Bytes of all serialized plans of one session."""
+    message_bytes: Positive = 1 << 30
+    """Bytes of one command or answer, which travels in parts: a client's share, a result."""
 
 
 class LogSettings(_Section):
@@ -108,8 +117,8 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment first, then what the file says."""
-        return env_settings, init_settings
+        """Only what is passed: `load_settings` brings file, environment and command line together."""
+        return (init_settings,)
 
     @property
     def address(self) -> str:
@@ -167,8 +176,10 @@ class CoordinatorSettings(ServiceSettings):
 
     parties: list[NodeAddress] = []
     dealer: NodeAddress | None = None
-    window: Positive = 2
+    window: Positive = 8
     """Commands that a node has before it, so that it never waits for the next."""
+    window_bytes: Positive = 64 << 20
+    """Bytes of these commands; one is always sent, however large."""
 
     @model_validator(mode="after")
     def _check_nodes(self) -> Self:
@@ -203,12 +214,10 @@ def load_settings(kind: type[Settings], path: Path | None = None, **overrides: A
     if path is not None:
         _resolve(values, path.resolve().parent)
     _refuse_unknown_environment(kind)
+    _refuse_unknown(kind, overrides, "the command line", "")
     try:
-        settings = kind(**values)
-        if overrides:
-            _refuse_unknown(kind, overrides, "the command line", "")
-            settings = kind.model_validate({**settings.model_dump(), **overrides})
-    except InputError as error:
+        settings = kind(**_merged(_merged(values, EnvSettingsSource(kind)()), overrides))
+    except (InputError, SettingsError) as error:
         raise InputError(f"{path or 'settings'}: {error}") from error
     except ValidationError as error:
         problems = "; ".join(
@@ -259,6 +268,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{path} does not hold keys and values")
     return values
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, section by section, with `above` where both have a value."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _resolve(values: dict[str, Any], base: Path) -> None:

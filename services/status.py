@@ -79,7 +79,7 @@ def explain(error: Any, target: str) -> ParleyError:
 
 def _of_tls(details: str) -> bool:
     lowered = details.lower()
-    return any(word in lowered for word in ("handshake", "ssl", "certificate", "peer name", "tls"))
+    return any(word in lowered for word in ("handshake", "ssl", "certificate", "peer name", "verification", "tls"))
 
 
 def remember_caller(context: grpc.ServicerContext, who: Caller) -> None:
