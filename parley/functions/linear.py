@@ -227,8 +227,9 @@ def multiply_scalar(value: Value, number: float) -> Value:
                     lower_scale(value, min(fraction_bits(value), value.scale - 1)), number
                 ).with_total(total)
             integer, scale = quantise(number, room)
-        value = value.builder.add("multiply_public", value, value.builder.constant(integer))
-    elif integer == -1:
+        # The factor has its scale from the start: the bound that the precision promises depends on it.
+        return value.builder.add("multiply_public", value, value.builder.constant(integer, scale)).with_total(total)
+    if integer == -1:
         value = negate(value)
     if scale:
         value = value.builder.add("rescale", value, bits=scale)
