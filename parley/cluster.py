@@ -40,13 +40,14 @@ class Cluster:
         """Names of the parties."""
         return self._backend.parties
 
-    def secret(self, tensor: torch.Tensor | npt.ArrayLike) -> SecretTensor:
+    def secret(self, tensor: torch.Tensor | npt.ArrayLike, one_hot: bool = False) -> SecretTensor:
         """A secret tensor from a plain one that the caller holds (floating point, integer or bool; shape and dtype are
         public).
 
-        Raises InputError where a value is not finite or beyond the range of the precision.
+        `one_hot` makes public that the rows are one-hot, which saves rounds where they are labels. Raises InputError
+        where a value is not finite or beyond the range of the precision, or a row is not one-hot that should be.
         """
-        return make_secret(self.recorder, torch.as_tensor(tensor))
+        return make_secret(self.recorder, torch.as_tensor(tensor), one_hot)
 
     def dataset(self, name: str) -> SecretTensor:
         """The tensor that a party holds under `party/name`. Raises NotFound."""

@@ -16,13 +16,16 @@ from parley.pytorch.tensor import SecretTensor, reveal_all, secret_from_cell
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def make_secret(recorder: Recorder, tensor: torch.Tensor) -> SecretTensor:
-    """The caller's plain tensor as a secret one: its elements are split into random shares, one for each party."""
+def make_secret(recorder: Recorder, tensor: torch.Tensor, one_hot: bool = False) -> SecretTensor:
+    """The caller's plain tensor as a secret one: its elements are split into random shares, one for each party.
+
+    `one_hot`: every row along the last axis is one-hot, and that may be known (the elements stay secret).
+    """
     if isinstance(tensor, SecretTensor):
         raise InputError("the tensor is secret already")
     if tensor.is_complex():
         raise InputError("complex tensors have no secret form")
-    cell = recorder.secret(tensor.detach().cpu().numpy())
+    cell = recorder.secret(tensor.detach().cpu().numpy(), one_hot)
     secret = secret_from_cell(cell, tensor.shape, tensor.dtype)
     return secret.requires_grad_(tensor.requires_grad) if tensor.is_leaf else secret  # type: ignore[return-value]
 
@@ -80,7 +83,8 @@ def batches(
     """Rows of the tensors in batches of `size`, in the order of `batch_rows` (the same as in a job, or in plain
     PyTorch).
 
-    At every batch boundary the recorded work is sent off, so that the parties compute while the next batch is recorded.
+    Secret tensors are opened under a mask once, not again in every epoch. At every batch boundary the recorded work is
+    sent off, so that the parties compute while the next batch is recorded.
     """
     if not tensors:
         raise InputError("give at least one tensor")
@@ -88,6 +92,9 @@ def batches(
     if any(tensor.shape[0] != rows for tensor in tensors):
         raise InputError(f"the tensors have different numbers of rows: {[tensor.shape[0] for tensor in tensors]}")
     recorders = {id(tensor.recorder): tensor.recorder for tensor in tensors if isinstance(tensor, SecretTensor)}
+    for tensor in tensors:
+        if isinstance(tensor, SecretTensor) and isinstance(tensor._storage, Cell):
+            tensor._storage.open()
     for chosen in batch_rows(rows, size, epochs, seed, shuffle, drop_last):
         for recorder in recorders.values():
             recorder.flush()

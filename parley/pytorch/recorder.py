@@ -125,6 +125,13 @@ class Cell:
         self._content, self._epoch, self.state = content, self.recorder.epoch, True
         self.total = content.total if isinstance(content, Value) else None
 
+    def open(self) -> None:
+        """Keep the value masked from now on: what is opened once need not be opened for every product it enters."""
+        value = self.read()
+        if isinstance(value, Value) and value.kind == Kind.SHARED and not self.state:
+            self._content = linear.masked(value)
+            self._drop_handle()
+
     @property
     def pending(self) -> bool:
         """Whether the value exists only in the current builder."""
@@ -302,17 +309,23 @@ class Recorder:
         )
         return Cell(self, value.with_total(1.0 if found.one_hot else None)), found
 
-    def secret(self, values: npt.NDArray[np.generic]) -> Cell:
-        """The caller's tensor, shared among the parties."""
+    def secret(self, values: npt.NDArray[np.generic], one_hot: bool = False) -> Cell:
+        """The caller's tensor, shared among the parties; `one_hot`: that its rows are one-hot is public."""
         bits = self.precision
+        if one_hot:
+            if not (np.isin(values, (0, 1)).all() and values.ndim and (values.sum(-1) == 1).all()):
+                raise InputError("a tensor declared one-hot has a row that is not")
+            values = values.astype(np.int64)
         if values.dtype.kind == "b":
             values = values.astype(np.int64)
         scale = bits.fraction_bits if values.dtype.kind == "f" else 0
-        bound = max(scale, bits.fraction_bits) + bits.range_bits
+        bound = 1 if one_hot else max(scale, bits.fraction_bits) + bits.range_bits
         type = Type(Kind.SHARED, values.shape, scale, bound)
         handle = self.new_handle()
         self.backend.put(handle, type, fixed.encode(values, scale, bound))
-        return Cell(self, None, handle, type)
+        cell = Cell(self, None, handle, type)
+        cell.total = 1.0 if one_hot else None
+        return cell
 
     # Running
 
