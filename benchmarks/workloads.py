@@ -140,7 +140,7 @@ def _network(name: str, backend: Backend, precision: Precision | None) -> Worklo
     sizes = LAYERS[name]
     with torch.random.fork_rng(), parley.Cluster(capture, precision) as cluster:
         torch.manual_seed(0)
-        x = cluster.secret(torch.rand(ROWS, sizes[0]))
+        x = cluster.secret(torch.rand(ROWS, sizes[0]), bound=1.0)
         y = cluster.secret(F.one_hot(torch.randint(0, sizes[-1], (ROWS,)), sizes[-1]).float(), one_hot=True)
         for tensor in (x, y):
             assert isinstance(tensor._storage, Cell)

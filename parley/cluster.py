@@ -40,14 +40,17 @@ class Cluster:
         """Names of the parties."""
         return self._backend.parties
 
-    def secret(self, tensor: torch.Tensor | npt.ArrayLike, one_hot: bool = False) -> SecretTensor:
+    def secret(
+        self, tensor: torch.Tensor | npt.ArrayLike, one_hot: bool = False, bound: float | None = None
+    ) -> SecretTensor:
         """A secret tensor from a plain one that the caller holds (floating point, integer or bool; shape and dtype are
         public).
 
-        `one_hot` makes public that the rows are one-hot, which saves rounds where they are labels. Raises InputError
-        where a value is not finite or beyond the range of the precision, or a row is not one-hot that should be.
+        What may be public saves rounds: `one_hot`, that the rows are one-hot; `bound`, that no absolute value exceeds
+        it. Raises InputError where a value is not finite, beyond the range of the precision or the bound, or a row is
+        not one-hot that should be.
         """
-        return make_secret(self.recorder, torch.as_tensor(tensor), one_hot)
+        return make_secret(self.recorder, torch.as_tensor(tensor), one_hot, bound)
 
     def dataset(self, name: str) -> SecretTensor:
         """The tensor that a party holds under `party/name`. Raises NotFound."""

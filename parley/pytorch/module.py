@@ -16,16 +16,19 @@ from parley.pytorch.tensor import SecretTensor, reveal_all, secret_from_cell
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def make_secret(recorder: Recorder, tensor: torch.Tensor, one_hot: bool = False) -> SecretTensor:
+def make_secret(
+    recorder: Recorder, tensor: torch.Tensor, one_hot: bool = False, magnitude: float | None = None
+) -> SecretTensor:
     """The caller's plain tensor as a secret one: its elements are split into random shares, one for each party.
 
     `one_hot`: every row along the last axis is one-hot, and that may be known (the elements stay secret).
+    `magnitude`: no absolute value exceeds it, and that may be known.
     """
     if isinstance(tensor, SecretTensor):
         raise InputError("the tensor is secret already")
     if tensor.is_complex():
         raise InputError("complex tensors have no secret form")
-    cell = recorder.secret(tensor.detach().cpu().numpy(), one_hot)
+    cell = recorder.secret(tensor.detach().cpu().numpy(), one_hot, magnitude)
     secret = secret_from_cell(cell, tensor.shape, tensor.dtype)
     return secret.requires_grad_(tensor.requires_grad) if tensor.is_leaf else secret  # type: ignore[return-value]
 

@@ -8,6 +8,7 @@ asked for is revealed, and the next builder starts with loads.
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -291,10 +292,10 @@ class Recorder:
         bits = self.precision
         if found.one_hot or found.integer:
             scale = 0
-            bound = max(int(found.bound), 1).bit_length()
+            bound = bound_bits(found.bound, 0)
         else:
             scale = bits.fraction_bits
-            bound = int(np.ceil(found.bound * 2.0**scale)).bit_length()
+            bound = bound_bits(found.bound, scale)
         if bound > max(scale, bits.fraction_bits) + bits.range_bits:
             raise InputError(
                 f"dataset {name} declares values up to {found.bound:g}, beyond the range of ±2^{bits.range_bits}"
@@ -309,8 +310,9 @@ class Recorder:
         )
         return Cell(self, value.with_total(1.0 if found.one_hot else None)), found
 
-    def secret(self, values: npt.NDArray[np.generic], one_hot: bool = False) -> Cell:
-        """The caller's tensor, shared among the parties; `one_hot`: that its rows are one-hot is public."""
+    def secret(self, values: npt.NDArray[np.generic], one_hot: bool = False, magnitude: float | None = None) -> Cell:
+        """The caller's tensor, shared among the parties. Public are, where given, that its rows are one-hot, and that
+        no absolute value exceeds `magnitude`."""
         bits = self.precision
         if one_hot:
             if not (np.isin(values, (0, 1)).all() and values.ndim and (values.sum(-1) == 1).all()):
@@ -320,6 +322,8 @@ class Recorder:
             values = values.astype(np.int64)
         scale = bits.fraction_bits if values.dtype.kind == "f" else 0
         bound = 1 if one_hot else max(scale, bits.fraction_bits) + bits.range_bits
+        if magnitude is not None:
+            bound = min(bound, bound_bits(magnitude, scale))
         type = Type(Kind.SHARED, values.shape, scale, bound)
         handle = self.new_handle()
         self.backend.put(handle, type, fixed.encode(values, scale, bound))
@@ -387,6 +391,13 @@ class Recorder:
         content = cell.read()
         assert isinstance(content, Value)
         return content.index
+
+
+def bound_bits(magnitude: float, scale: int) -> int:
+    """The least b such that every encoding of a value up to `magnitude` is below 2^b. Raises InputError."""
+    if not 0 <= magnitude < 2.0 ** (62 - scale):
+        raise InputError(f"{magnitude} is not a usable bound of absolute values")
+    return max(math.ceil(math.ldexp(magnitude, scale)), 1).bit_length()
 
 
 def require_recorder(recorders: Sequence[Recorder]) -> Recorder:
