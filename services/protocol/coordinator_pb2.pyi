@@ -368,8 +368,11 @@ class ResultPart(_message.Message):
     PARTY_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     REVEAL_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     party: _builtins.str
     stage: _builtins.str
+    session: _builtins.str
+    """In which it was sealed; its receiver needs the name to open it."""
     @_builtins.property
     def reveal(self) -> _session_pb2.Reveal: ...
     def __init__(
@@ -378,10 +381,11 @@ class ResultPart(_message.Message):
         party: _builtins.str = ...,
         stage: _builtins.str = ...,
         reveal: _session_pb2.Reveal | None = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reveal", b"reveal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["party", b"party", "reveal", b"reveal", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["party", b"party", "reveal", b"reveal", "session", b"session", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
