@@ -127,7 +127,8 @@ def run(
             slot = node.text("slot")
             session.put(slot, node.type, np.asarray((secrets or {})[slot], dtype=np.int64))
         slots = {node.text("slot"): node.text("slot") for _, node in plan.with_operation("load")}
-        revealed = session.execute(Execution(prepared, 0, slots, {}, tuple(arguments)))
+        stores = {node.text("slot"): node.text("slot") for _, node in plan.with_operation("store")}
+        revealed = session.execute(Execution(prepared, 0, slots, stores, tuple(arguments)))
         statistics = session.statistics
     finally:
         session.close()
