@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from parley.pytorch.metrics import correct
     from parley.pytorch.module import batches, reveal
     from parley.pytorch.tensor import SecretTensor
+    from parley.remote import connect
 
 __all__ = [
     "Cluster",
     "Precision",
     "SecretTensor",
     "batches",
+    "connect",
     "correct",
     "current",
     "flush",
@@ -31,6 +33,7 @@ _HOME = {
     "Precision": "parley.plan.builder",
     "SecretTensor": "parley.pytorch.tensor",
     "batches": "parley.pytorch.module",
+    "connect": "parley.remote",
     "correct": "parley.pytorch.metrics",
     "current": "parley.cluster",
     "flush": "parley.cluster",
