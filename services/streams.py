@@ -470,15 +470,21 @@ class _ClientCall:
         self._rendezvous.cancel()
 
     def _start(self, operation: Any, token: object, handler: Callable[[Any], bool]) -> None:
+        reason = "the call was over"
         with self._state.condition:
             started = self._state.code is None
             if started:
                 self._state.due.add(token)
-                started = self._call.operate((operation,), handler)
+                try:
+                    started = self._call.operate((operation,), handler)
+                except ValueError as error:  # gRPC refuses; raised here it would end gRPC's event thread
+                    started = False
+                    reason = str(error)
                 if not started:
                     self._state.due.discard(token)
         if not started:
-            self._stream._ended("the call was over")
+            self._rendezvous.cancel()
+            self._stream._ended(reason)
 
     def _complete(self, token: object) -> bool:
         with self._state.condition:
@@ -529,13 +535,19 @@ class _ServerCall:
         self._end.wait()
 
     def _start(self, operation: Any, token: object, handler: Callable[[Any], Any]) -> None:
+        reason = "the call was over"
         with self._state.condition:
             started = bool(_is_active(self._state))
             if started:
-                self._state.due.add(token)
-                self._call.start_server_batch((operation,), handler)
+                try:
+                    self._call.start_server_batch((operation,), handler)
+                    self._state.due.add(token)
+                except ValueError as error:  # gRPC refuses; raised here it would end gRPC's event thread
+                    started = False
+                    reason = str(error)
         if not started:
-            self._stream._ended("the call was over")
+            self._context.cancel()
+            self._stream._ended(reason)
 
     def _complete(self, token: object) -> Any:
         with self._state.condition:
