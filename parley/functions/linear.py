@@ -193,11 +193,11 @@ def add_scalar(value: Value, number: float) -> Value:
     """value + number."""
     if number == 0:
         return value
-    scale = value.scale
-    if scale <= 0 and number != int(number):
+    if value.scale <= 0 and number != int(number):
         value = raise_scale(value, fraction_bits(value))
-        scale = value.scale
-    return value.builder.add("add", value, constant(value, number, scale))
+    elif value.scale < 0:
+        value = raise_scale(value, 0)
+    return value.builder.add("add", value, constant(value, number, value.scale))
 
 
 def negate(value: Value) -> Value:

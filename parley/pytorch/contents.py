@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from parley.errors import UnsupportedOperation
 from parley.functions import linear, order
@@ -117,13 +118,29 @@ def bits(recorder: Recorder, operand: Operand, shape: Sequence[int]) -> Value:
     """An operand of a logical operation as bits: a truth value as it is, a number as [number != 0]."""
     number = number_of(operand)
     if number is not None:
-        return recorder.builder.add("constant_bits", shape=tuple(shape), bit=int(bool(number)))
+        return recorder.recorded(Uniform(number, tuple(shape)), True)
     assert isinstance(operand, Value)
     if operand.kind == Kind.BITS:
         return operand
     if operand.kind == Kind.MASKED_BITS:
         raise UnsupportedOperation("an opened truth value cannot be used in a logical operation")
     return order.logical_not(order.equal_zero(operand))
+
+
+def cast(recorder: Recorder, content: Content, dtype: torch.dtype) -> Content:
+    """The content as elements of a type: truth values as bits, whole numbers without fractional bits, reals as ring
+    elements."""
+    if isinstance(content, Uniform):
+        number = torch.tensor(content.number, dtype=torch.float64).to(dtype).item()
+        return Uniform(float(number), content.shape)
+    if dtype == torch.bool:
+        return bits(recorder, content, content.shape)
+    value = ring(content)
+    if dtype.is_floating_point or value.scale == 0:
+        return value
+    if value.scale > 0:
+        raise UnsupportedOperation(f"conversion of secret reals to {dtype}")
+    return linear.raise_scale(value, 0)
 
 
 def unary(operand: Content, on_number: Callable[[float], float], on_value: Callable[[Value], Value]) -> Content:

@@ -34,6 +34,10 @@ class Uniform:
     number: float
     shape: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.number):
+            raise InputError(f"a public number is {self.number}; secret arithmetic knows finite numbers only")
+
 
 Content = Value | Uniform
 
@@ -99,9 +103,15 @@ class Cell:
     """
 
     def __init__(
-        self, recorder: Recorder, content: Content | None, handle: str | None = None, type: Type | None = None
+        self,
+        recorder: Recorder,
+        content: Content | None,
+        handle: str | None = None,
+        type: Type | None = None,
     ) -> None:
         self.recorder = recorder
+        self.integer = False
+        """Whole numbers, kept without fractional bits."""
         self.state = False
         """Written in place, or a parameter: kept at the precision's scale under one handle, so that a loop repeats one
         plan."""
@@ -149,7 +159,7 @@ class Cell:
             value = linear.shared(value)
         precision = value.builder.precision
         if self.state and value.kind in (Kind.SHARED, Kind.MASKED):
-            value = linear.shared(linear.with_scale(value, precision.fraction_bits))
+            value = linear.shared(linear.with_scale(value, 0 if self.integer else precision.fraction_bits))
         if self._handle is None or not self.state:
             self._drop_handle()
             self._handle = self.recorder.new_handle()
@@ -174,9 +184,11 @@ class View:
 
     base: Cell | View
     forward: Callable[[Content], Content]
-    backward: Callable[[Content, Content], Content] | None
-    """(the base's value, the view's new value) → the base's new value."""
+    backward: Callable[[Value, Value], Value] | None
+    """(the base's value, the view's new value) → the base's new value, both recorded."""
     name: str
+    truth: bool
+    """Whether the elements are truth values."""
 
     @property
     def recorder(self) -> Recorder:
@@ -190,7 +202,14 @@ class View:
             raise UnsupportedOperation(
                 f"writing in place through {self.name} of a secret tensor; write to the tensor itself"
             )
-        self.base.write(self.backward(self.base.read(), content))
+        base = self.base.read()
+        if isinstance(base, Uniform) and isinstance(content, Uniform):
+            whole = math.prod(base.shape) == math.prod(content.shape)
+            if whole or base.number == content.number:
+                self.base.write(Uniform(content.number, base.shape))
+                return
+        base, content = (self.recorder.recorded(part, self.truth) for part in (base, content))
+        self.base.write(self.backward(base, content))
 
 
 Storage = Cell | View
@@ -272,11 +291,16 @@ class Recorder:
         return self.builder.add("argument", name=name, shape=values.shape, scale=scale, bound=bound)
 
     def public(self, values: npt.NDArray[np.generic]) -> Content:
-        """A plain tensor that meets a secret one: an argument of the plan (or a Uniform)."""
+        """A plain tensor that meets a secret one: a Uniform, or an argument of the plan."""
         if values.size and (values == values.flat[0]).all():
             return Uniform(float(values.flat[0]), values.shape)
-        if values.dtype.kind in "iub":
-            return self.argument(values.astype(np.int64), 62 - 1 - self.precision.fraction_bits)
+        if values.dtype.kind == "b":
+            return self.argument(values.astype(np.int64), 1)
+        if values.dtype.kind in "iu":
+            bound = 62 - 1 - self.precision.fraction_bits
+            if values.size and max(abs(int(values.min())), abs(int(values.max()))) >= 1 << bound:
+                raise InputError(f"a plain tensor that is used with secret ones has integers of 2^{bound} or more")
+            return self.argument(values.astype(np.int64), bound)
         bound = self.precision.fraction_bits + self.precision.range_bits
         try:
             encoded = fixed.encode(values, self.precision.fraction_bits, bound)
@@ -318,16 +342,19 @@ class Recorder:
             if not (np.isin(values, (0, 1)).all() and values.ndim and (values.sum(-1) == 1).all()):
                 raise InputError("a tensor declared one-hot has a row that is not")
             values = values.astype(np.int64)
-        if values.dtype.kind == "b":
+        truth = values.dtype.kind == "b"
+        if truth:
             values = values.astype(np.int64)
         scale = bits.fraction_bits if values.dtype.kind == "f" else 0
-        bound = 1 if one_hot else max(scale, bits.fraction_bits) + bits.range_bits
+        bound = 1 if one_hot or truth else max(scale, bits.fraction_bits) + bits.range_bits
         if magnitude is not None:
             bound = min(bound, bound_bits(magnitude, scale))
         type = Type(Kind.SHARED, values.shape, scale, bound)
         handle = self.new_handle()
         self.backend.put(handle, type, fixed.encode(values, scale, bound))
         cell = Cell(self, None, handle, type)
+        if truth:
+            return Cell(self, order.logical_not(order.less_scalar(self.load(handle, type), 1)))
         cell.total = 1.0 if one_hot else None
         return cell
 
@@ -347,13 +374,14 @@ class Recorder:
 
     def materialise(self, content: Content) -> Value:
         """A ring value for any content: bits become 0 or 1, a uniform tensor a constant."""
-        if isinstance(content, Uniform):
-            scale = 0 if content.number == int(content.number) else self.precision.fraction_bits
-            integer = round(content.number * 2.0**scale)
-            return self.builder.constant(np.full(content.shape, integer, dtype=np.int64), scale)
-        if content.kind == Kind.BITS:
-            return order.to_ring(content)
-        return content
+        value = self.recorded(content, False)
+        return order.to_ring(value) if value.kind == Kind.BITS else value
+
+    def recorded(self, content: Content, truth: bool) -> Value:
+        """A value for any content: what is uniform as a constant, of bits where it is truth values."""
+        if isinstance(content, Value):
+            return content
+        return constant_bits(self.builder, content) if truth else constant(self.builder, content)
 
     def flush(self) -> None:
         """Run what is recorded, so that every secret tensor in use is kept at the parties."""
@@ -391,6 +419,20 @@ class Recorder:
         content = cell.read()
         assert isinstance(content, Value)
         return content.index
+
+
+def constant(builder: Builder, content: Uniform) -> Value:
+    """A uniform tensor as a constant of a plan."""
+    scale = 0 if content.number == int(content.number) else builder.precision.fraction_bits
+    integer = round(content.number * 2.0**scale)
+    if abs(integer) >= 1 << linear.RING_BITS:
+        raise InputError(f"the public number {content.number:g} is beyond the fixed-point range")
+    return linear.expand(builder.constant(integer, scale), content.shape)
+
+
+def constant_bits(builder: Builder, content: Uniform) -> Value:
+    """A uniform tensor as bits [number != 0]."""
+    return builder.add("constant_bits", shape=content.shape, bit=int(bool(content.number)))
 
 
 def bound_bits(magnitude: float, scale: int) -> int:

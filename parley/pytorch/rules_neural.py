@@ -29,9 +29,7 @@ def _of_number(function: Any) -> Any:
 
 
 @rule(aten.relu.default)
-def relu(context: Context, operand: Content) -> Content:
-    if isinstance(operand, Uniform):
-        return Uniform(max(operand.number, 0.0), operand.shape)
+def relu(context: Context, operand: Value) -> Content:
     result, positive = order.relu(ring(operand))
     context.recorder.note("positive", result, positive)
     return result
@@ -60,8 +58,8 @@ def sigmoid_backward(context: Context, gradient: Content, result: Content) -> Co
 
 
 @rule(aten.tanh.default)
-def tanh(context: Context, operand: Content) -> Content:
-    return unary(operand, math.tanh, smooth.tanh)
+def tanh(context: Context, operand: Value) -> Content:
+    return smooth.tanh(ring(operand))
 
 
 @rule(aten.tanh_backward.default)
@@ -70,9 +68,7 @@ def tanh_backward(context: Context, gradient: Content, result: Content) -> Conte
 
 
 @rule(aten._log_softmax.default)
-def log_softmax(context: Context, operand: Content, axis: int, half_to_float: bool) -> Content:
-    if isinstance(operand, Uniform):
-        return Uniform(-math.log(operand.shape[axis]), operand.shape)
+def log_softmax(context: Context, operand: Value, axis: int, half_to_float: bool) -> Content:
     moved, axes = neural.axis_last(ring(operand), axis)
     parts = neural.softmax_parts(moved)
     result = linear.transpose(parts.log_softmax(), axes)
@@ -93,9 +89,7 @@ def log_softmax_backward(
 
 
 @rule(aten._softmax.default)
-def softmax(context: Context, operand: Content, axis: int, half_to_float: bool) -> Content:
-    if isinstance(operand, Uniform):
-        return Uniform(1 / operand.shape[axis], operand.shape)
+def softmax(context: Context, operand: Value, axis: int, half_to_float: bool) -> Content:
     return neural.softmax(ring(operand), axis)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from parley.functions import order, smooth
 from parley.plan.builder import Value
 from parley.plan.graph import Kind
 from parley.pytorch import contents
-from parley.pytorch.contents import Operand, number_of, ring, unary
+from parley.pytorch.contents import Operand, number_of, ring
 from parley.pytorch.recorder import Content, Uniform
 from parley.pytorch.table import Context, aten, in_place, rule
 
@@ -53,77 +52,75 @@ def divide(context: Context, left: Operand, right: Operand) -> Content:
 
 
 @rule(aten.reciprocal.default)
-def reciprocal(context: Context, operand: Content) -> Content:
-    return unary(operand, lambda x: 1 / x, smooth.reciprocal)
+def reciprocal(context: Context, operand: Value) -> Content:
+    return smooth.reciprocal(ring(operand))
 
 
 @rule(aten.neg.default)
-def negate(context: Context, operand: Content) -> Content:
+def negate(context: Context, operand: Value) -> Content:
     return contents.negate(operand)
 
 
 @rule(aten.pow.Tensor_Scalar)
-def power(context: Context, operand: Content, exponent: float) -> Content:
+def power(context: Context, operand: Value, exponent: float) -> Content:
+    if exponent == 0:
+        return Uniform(1.0, context.shape)
     if exponent == int(exponent):
-        return unary(operand, lambda x: x**exponent, lambda x: smooth.power(x, int(exponent)))
+        return smooth.power(ring(operand), int(exponent))
     if exponent == 0.5:
-        return unary(operand, math.sqrt, smooth.sqrt)
+        return smooth.sqrt(ring(operand))
     if exponent == -0.5:
-        return unary(operand, lambda x: 1 / math.sqrt(x), smooth.rsqrt)
+        return smooth.rsqrt(ring(operand))
     raise UnsupportedOperation(f"the exponent {exponent}; integers, 0.5 and -0.5 are available")
 
 
 @rule(aten.square.default)
-def square(context: Context, operand: Content) -> Content:
+def square(context: Context, operand: Value) -> Content:
     return contents.multiply(operand, operand)
 
 
 @rule(aten.sqrt.default)
-def square_root(context: Context, operand: Content) -> Content:
-    return unary(operand, math.sqrt, smooth.sqrt)
+def square_root(context: Context, operand: Value) -> Content:
+    return smooth.sqrt(ring(operand))
 
 
 @rule(aten.rsqrt.default)
-def reciprocal_square_root(context: Context, operand: Content) -> Content:
-    return unary(operand, lambda x: 1 / math.sqrt(x), smooth.rsqrt)
+def reciprocal_square_root(context: Context, operand: Value) -> Content:
+    return smooth.rsqrt(ring(operand))
 
 
 @rule(aten.exp.default)
-def exponential(context: Context, operand: Content) -> Content:
-    return unary(operand, math.exp, smooth.exp)
+def exponential(context: Context, operand: Value) -> Content:
+    return smooth.exp(ring(operand))
 
 
 @rule(aten.log.default)
-def logarithm(context: Context, operand: Content) -> Content:
-    return unary(operand, math.log, smooth.log)
+def logarithm(context: Context, operand: Value) -> Content:
+    return smooth.log(ring(operand))
 
 
 @rule(aten.abs.default)
-def absolute(context: Context, operand: Content) -> Content:
-    return unary(operand, abs, order.absolute)
+def absolute(context: Context, operand: Value) -> Content:
+    return order.absolute(ring(operand))
 
 
 @rule(aten.sign.default, aten.sgn.default)
-def sign(context: Context, operand: Content) -> Content:
-    return unary(operand, lambda x: float((x > 0) - (x < 0)), order.sign)
+def sign(context: Context, operand: Value) -> Content:
+    return order.sign(ring(operand))
 
 
 @rule(aten.clamp.default)
-def clamp(context: Context, operand: Content, low: float | None = None, high: float | None = None) -> Content:
-    def of_number(x: float) -> float:
-        x = x if low is None else max(x, low)
-        return x if high is None else min(x, high)
-
-    return unary(operand, of_number, lambda x: order.clamp(x, low, high))
+def clamp(context: Context, operand: Value, low: float | None = None, high: float | None = None) -> Content:
+    return order.clamp(ring(operand), low, high)
 
 
 @rule(aten.clamp_min.default)
-def clamp_min(context: Context, operand: Content, low: float) -> Content:
+def clamp_min(context: Context, operand: Value, low: float) -> Content:
     return clamp(context, operand, low, None)
 
 
 @rule(aten.clamp_max.default)
-def clamp_max(context: Context, operand: Content, high: float) -> Content:
+def clamp_max(context: Context, operand: Value, high: float) -> Content:
     return clamp(context, operand, None, high)
 
 
@@ -195,8 +192,16 @@ def where(context: Context, condition: Content, left: Operand, right: Operand) -
         chosen = left if condition.number else right
         whole = chosen if isinstance(chosen, (Value, Uniform)) else Uniform(float(chosen), ())
         return contents.expand(whole, context.shape)
-    bit = contents.bits(context.recorder, condition, condition.shape)
+    if context.dtype == torch.bool:
+        first, second = (contents.bits(context.recorder, side, contents.shape_of(side)) for side in (left, right))
+        bit = contents.bits(context.recorder, condition, condition.shape)
+        return contents.expand(
+            order.logical_xor(second, order.logical_and(bit, order.logical_xor(first, second))), context.shape
+        )
     gap = contents.subtract(left, right)
+    if condition.kind == Kind.PUBLIC:
+        return contents.expand(contents.add(right, contents.multiply(condition, gap)), context.shape)
+    bit = contents.bits(context.recorder, condition, condition.shape)
     if isinstance(gap, Uniform):
         return contents.expand(contents.add(right, contents.multiply(order.to_ring(bit), gap.number)), context.shape)
     return contents.expand(contents.add(right, order.select(bit, gap)), context.shape)
@@ -207,40 +212,33 @@ def where(context: Context, condition: Content, left: Operand, right: Operand) -
 
 @rule(aten.logical_not.default, aten.bitwise_not.default)
 def logical_not(context: Context, operand: Content) -> Content:
-    if isinstance(operand, Uniform):
-        return Uniform(float(not operand.number), operand.shape)
-    _require_bool(operand)
-    return order.logical_not(operand)
+    return order.logical_not(_truth(context, operand))
 
 
-@rule(aten.logical_and.default, aten.bitwise_and.Tensor)
+@rule(aten.logical_and.default, aten.bitwise_and.Tensor, aten.bitwise_and.Scalar)
 def logical_and(context: Context, left: Operand, right: Operand) -> Content:
-    return order.logical_and(*_two_bits(context, left, right))
+    return order.logical_and(_truth(context, left), _truth(context, right))
 
 
-@rule(aten.logical_or.default, aten.bitwise_or.Tensor)
+@rule(aten.logical_or.default, aten.bitwise_or.Tensor, aten.bitwise_or.Scalar)
 def logical_or(context: Context, left: Operand, right: Operand) -> Content:
-    return order.logical_or(*_two_bits(context, left, right))
+    return order.logical_or(_truth(context, left), _truth(context, right))
 
 
-@rule(aten.logical_xor.default, aten.bitwise_xor.Tensor)
+@rule(aten.logical_xor.default, aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar)
 def logical_xor(context: Context, left: Operand, right: Operand) -> Content:
-    return order.logical_xor(*_two_bits(context, left, right))
+    return order.logical_xor(_truth(context, left), _truth(context, right))
 
 
-def _two_bits(context: Context, left: Operand, right: Operand) -> tuple[Value, Value]:
-    for operand in (left, right):
-        if isinstance(operand, Value) and operand.kind != Kind.PUBLIC:
-            _require_bool(operand)
-    return (
-        contents.bits(context.recorder, left, contents.shape_of(left)),
-        contents.bits(context.recorder, right, contents.shape_of(right)),
-    )
+def _truth(context: Context, operand: Operand) -> Value:
+    if context.dtype != torch.bool:
+        raise UnsupportedOperation("logic on the bits of secret integers; compare them first")
+    return contents.bits(context.recorder, operand, contents.shape_of(operand))
 
 
-def _require_bool(operand: Value) -> None:
-    if operand.kind != Kind.BITS:
-        raise UnsupportedOperation("logic on secret integers; compare them first, so that the operands are bool")
+@rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def masked_fill(context: Context, operand: Content, mask: Content, number: Operand) -> Content:
+    return where(context, mask, number, operand)
 
 
 # Copies and conversions
@@ -253,14 +251,7 @@ def clone(context: Context, operand: Content, memory_format: Any = None) -> Cont
 
 @rule(aten._to_copy.default)
 def convert(context: Context, operand: Content, **keywords: Any) -> Content:
-    if isinstance(operand, Uniform):
-        return operand
-    dtype = context.dtype
-    if dtype == torch.bool:
-        return contents.bits(context.recorder, operand, operand.shape)
-    if not dtype.is_floating_point and operand.kind != Kind.BITS and operand.scale > 0:
-        raise UnsupportedOperation(f"conversion of secret reals to {dtype}")
-    return ring(operand)
+    return operand
 
 
 @rule(aten.zeros_like.default)
@@ -281,6 +272,16 @@ def full_like(context: Context, operand: Content, number: float, **keywords: Any
 @rule(aten.new_zeros.default)
 def new_zeros(context: Context, operand: Content, size: Any, **keywords: Any) -> Content:
     return Uniform(0.0, context.shape)
+
+
+@rule(aten.new_ones.default)
+def new_ones(context: Context, operand: Content, size: Any, **keywords: Any) -> Content:
+    return Uniform(1.0, context.shape)
+
+
+@rule(aten.new_full.default)
+def new_full(context: Context, operand: Content, size: Any, number: float, **keywords: Any) -> Content:
+    return Uniform(float(number), context.shape)
 
 
 @in_place(aten.zero_.default)

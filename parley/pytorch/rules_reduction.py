@@ -146,49 +146,41 @@ def _last(value: Value, axis: int | None) -> Value:
 
 
 @rule(aten.argmax.default)
-def argmax(context: Context, operand: Content, axis: int | None = None, keepdim: bool = False) -> Content:
-    if isinstance(operand, Uniform):
-        return Uniform(0.0, context.shape)
+def argmax(context: Context, operand: Value, axis: int | None = None, keepdim: bool = False) -> Content:
     bits = order.argmax_bits(_last(ring(operand), axis))
     return linear.reshape(order.index_of(bits), context.shape)
 
 
 @rule(aten.argmin.default)
-def argmin(context: Context, operand: Content, axis: int | None = None, keepdim: bool = False) -> Content:
-    return argmax(context, contents.negate(operand), axis, keepdim)
+def argmin(context: Context, operand: Value, axis: int | None = None, keepdim: bool = False) -> Content:
+    return argmax(context, linear.negate(ring(operand)), axis, keepdim)
 
 
 @rule(aten.max.dim)
-def max_axis(context: Context, operand: Content, axis: int, keepdim: bool = False) -> tuple[Content, Content]:
-    if isinstance(operand, Uniform):
-        return Uniform(operand.number, context.shape), Uniform(0.0, context.shape)
+def max_axis(context: Context, operand: Value, axis: int, keepdim: bool = False) -> tuple[Value, Value]:
     largest, bits = order.max_last(_last(ring(operand), axis))
     return linear.reshape(largest, context.shape), linear.reshape(order.index_of(bits), context.shape)
 
 
 @rule(aten.min.dim)
-def min_axis(context: Context, operand: Content, axis: int, keepdim: bool = False) -> tuple[Content, Content]:
-    smallest, index = max_axis(context, contents.negate(operand), axis, keepdim)
-    return contents.negate(smallest), index
+def min_axis(context: Context, operand: Value, axis: int, keepdim: bool = False) -> tuple[Value, Value]:
+    smallest, index = max_axis(context, linear.negate(ring(operand)), axis, keepdim)
+    return linear.negate(smallest), index
 
 
 @rule(aten.max.default)
-def max_all(context: Context, operand: Content) -> Content:
-    if isinstance(operand, Uniform):
-        return Uniform(operand.number, ())
+def max_all(context: Context, operand: Value) -> Value:
     return order.max_last(_last(ring(operand), None))[0]
 
 
 @rule(aten.min.default)
-def min_all(context: Context, operand: Content) -> Content:
-    return contents.negate(max_all(context, contents.negate(operand)))
+def min_all(context: Context, operand: Value) -> Value:
+    return linear.negate(max_all(context, linear.negate(ring(operand))))
 
 
 @rule(aten.amax.default)
-def largest(context: Context, operand: Content, axes: Sequence[int] = (), keepdim: bool = False) -> Content:
+def largest(context: Context, operand: Value, axes: Sequence[int] = (), keepdim: bool = False) -> Value:
     chosen = _axes(operand, axes)
-    if isinstance(operand, Uniform):
-        return Uniform(operand.number, context.shape)
     value = ring(operand)
     kept = tuple(axis for axis in range(len(value.shape)) if axis not in chosen)
     moved = linear.transpose(value, (*kept, *chosen))
@@ -198,5 +190,28 @@ def largest(context: Context, operand: Content, axes: Sequence[int] = (), keepdi
 
 
 @rule(aten.amin.default)
-def smallest(context: Context, operand: Content, axes: Sequence[int] = (), keepdim: bool = False) -> Content:
-    return contents.negate(largest(context, contents.negate(operand), axes, keepdim))
+def smallest(context: Context, operand: Value, axes: Sequence[int] = (), keepdim: bool = False) -> Value:
+    return linear.negate(largest(context, linear.negate(ring(operand)), axes, keepdim))
+
+
+@rule(aten.any.default)
+def any_true(context: Context, operand: Value) -> Value:
+    return any_true_on(context, operand, None)
+
+
+@rule(aten.any.dim, aten.any.dims)
+def any_true_on(context: Context, operand: Value, axes: Sequence[int] | int | None, keepdim: bool = False) -> Value:
+    bits = contents.bits(context.recorder, operand, operand.shape)
+    count = linear.sum_axes(ring(bits), _axes(operand, axes), keepdim)
+    return order.logical_not(order.less_scalar(count, 1))
+
+
+@rule(aten.all.default)
+def all_true(context: Context, operand: Value) -> Value:
+    return all_true_on(context, operand, None)
+
+
+@rule(aten.all.dim, aten.all.dims)
+def all_true_on(context: Context, operand: Value, axes: Sequence[int] | int | None, keepdim: bool = False) -> Value:
+    bits = order.logical_not(contents.bits(context.recorder, operand, operand.shape))
+    return order.logical_not(any_true_on(context, bits, axes, keepdim))

@@ -3,7 +3,9 @@ through."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,48 +15,22 @@ from parley.errors import UnsupportedOperation
 from parley.functions import linear
 from parley.plan.builder import Value
 from parley.plan.graph import Kind
+from parley.protocols.linear import growth
 from parley.pytorch import contents
 from parley.pytorch.recorder import Content, Uniform
-from parley.pytorch.table import Context, aten, rule, view
+from parley.pytorch.table import Context, aten, rule, rule_on_plain, view
 
-Pair = tuple[Callable[[Content], Content], Callable[[Content, Content], Content] | None]
 Moves = Callable[[Value], Value]
+Pair = tuple[Callable[[Content], Content], Callable[[Value, Value], Value] | None]
 
 
 def _pair(shape: Sequence[int], forward: Moves, backward: Callable[[Value, Value], Value] | None) -> Pair:
-    """A view by functions on recorded values; uniform contents only change their shape."""
+    """A view by functions on recorded values; a uniform content only changes its shape."""
 
     def read(content: Content) -> Content:
         return Uniform(content.number, tuple(shape)) if isinstance(content, Uniform) else forward(content)
 
-    if backward is None:
-        return read, None
-
-    def write(base: Content, new: Content) -> Content:
-        if (
-            isinstance(base, Uniform)
-            and isinstance(new, Uniform)
-            and (base.number == new.number or base.shape == new.shape)
-        ):
-            return Uniform(new.number, base.shape)
-        if isinstance(new, Uniform) or isinstance(base, Uniform):
-            recorder_base, recorder_new = _both_recorded(base, new)
-            return backward(recorder_base, recorder_new)
-        return backward(base, new)
-
-    return read, write
-
-
-def _both_recorded(base: Content, new: Content) -> tuple[Value, Value]:
-    known = base if isinstance(base, Value) else new
-    assert isinstance(known, Value)
-
-    def recorded(content: Content) -> Value:
-        if isinstance(content, Value):
-            return content
-        return linear.constant(known, np.full(content.shape, content.number), max(known.scale, 0))
-
-    return recorded(base), recorded(new)
+    return read, backward
 
 
 @view(aten.detach.default, aten.alias.default)
@@ -65,6 +41,7 @@ def alias(source: torch.Tensor, result: torch.Tensor) -> None:
 @view(
     aten.view.default,
     aten._unsafe_view.default,
+    aten._reshape_alias.default,
     aten.unsqueeze.default,
     aten.squeeze.default,
     aten.squeeze.dim,
@@ -110,23 +87,29 @@ def _part(source: torch.Tensor, result: torch.Tensor, axis: int, start: int, siz
         return linear.reshape(linear.take_range(value, axis, start, size, step), tuple(result.shape))
 
     def backward(base: Value, new: Value) -> Value:
+        if size == 0:
+            return base
+        new = linear.reshape(new, part)
         if step != 1:
-            raise UnsupportedOperation("writing in place through a slice with a step")
-        base, new = _one_kind(base, linear.reshape(new, part))
-        pieces = [
-            linear.take_range(base, axis, 0, start),
-            new,
-            linear.take_range(base, axis, start + size, full[axis] - start - size),
-        ]
-        return linear.concatenate([piece for piece in pieces if piece.shape[axis]], axis)
+            rows = np.arange(full[axis])
+            rows[start : start + step * size : step] = full[axis] + np.arange(size)
+            return linear.gather(_join([base, new], axis), axis, base.builder.constant(rows))
+        before = linear.take_range(base, axis, 0, start)
+        after = linear.take_range(base, axis, start + size, full[axis] - start - size)
+        return _join([piece for piece in (before, new, after) if piece.shape[axis]], axis)
 
     return _pair(tuple(result.shape), forward, backward)
 
 
-def _one_kind(base: Value, new: Value) -> tuple[Value, Value]:
-    if (base.kind == Kind.BITS) != (new.kind == Kind.BITS):
-        return contents.ring(base), contents.ring(new)
-    return base, new
+def _join(parts: Sequence[Value], axis: int) -> Value:
+    """Concatenation, of bits or of ring values; the finest scale that the ring has room for."""
+    if any(part.kind == Kind.BITS for part in parts) and not all(part.kind == Kind.BITS for part in parts):
+        parts = [contents.ring(part) for part in parts]
+    if parts[0].kind != Kind.BITS:
+        finest = max(part.scale for part in parts)
+        if any(part.type.bound + finest - part.scale > linear.RING_BITS for part in parts):
+            parts = [linear.factor(part) for part in parts]
+    return linear.concatenate(parts, axis)
 
 
 @view(aten.slice.Tensor)
@@ -166,13 +149,9 @@ def unbind(source: torch.Tensor, results: Sequence[torch.Tensor], axis: int = 0)
 
 @rule(aten.cat.default)
 def concatenate(context: Context, parts: Sequence[Content], axis: int = 0) -> Content:
-    if all(isinstance(part, Uniform) for part in parts) and len({part.number for part in parts}) == 1:  # type: ignore[union-attr]
-        return Uniform(parts[0].number, context.shape)  # type: ignore[union-attr]
     kept = [context.recorder.materialise(part) if isinstance(part, Uniform) else part for part in parts]
     kept = [part for part in kept if part.shape != (0,)] or kept[:1]  # PyTorch lets empty vectors join anything
-    if any(part.kind == Kind.BITS for part in kept) and not all(part.kind == Kind.BITS for part in kept):
-        kept = [contents.ring(part) for part in kept]
-    return linear.concatenate(kept, axis)
+    return _join(kept, axis)
 
 
 @rule(aten.stack.default)
@@ -189,9 +168,7 @@ def stack(context: Context, parts: Sequence[Content], axis: int = 0) -> Content:
 
 
 @rule(aten.flip.default)
-def flip(context: Context, operand: Content, axes: Sequence[int]) -> Content:
-    if isinstance(operand, Uniform):
-        return operand
+def flip(context: Context, operand: Value, axes: Sequence[int]) -> Content:
     return linear.flip(operand, [axis % len(operand.shape) for axis in axes])
 
 
@@ -210,32 +187,170 @@ def pad(context: Context, operand: Content, padding: Sequence[int], number: floa
     return linear.add_scalar(padded, number)
 
 
-def _index(context: Context, index: Content) -> Value:
-    """Public indices of rows; secret ones have no lowering here."""
+# Positions: where elements come from is public, and PyTorch itself says it, by moving the numbers 0, 1, 2, …
+
+
+def _positions(shape: Sequence[int], first: int = 0) -> torch.Tensor:
+    return torch.arange(first, first + math.prod(shape)).reshape(tuple(shape))
+
+
+def _flat(value: Value) -> Value:
+    return linear.reshape(value, (value.type.elements,))
+
+
+def _argument(context: Context, positions: torch.Tensor, size: int) -> Value:
+    """Positions below `size` as an argument of the plan, so that a loop over batches repeats one plan."""
+    return context.recorder.argument(positions.reshape(-1).numpy().astype(np.int64), size.bit_length())
+
+
+def _taken(context: Context, operand: Content, positions: torch.Tensor) -> Content:
+    value = context.recorder.materialise(operand) if isinstance(operand, Uniform) else operand
+    index = _argument(context, positions, value.type.elements)
+    return linear.reshape(linear.gather(_flat(value), 0, index), tuple(positions.shape))
+
+
+def _placed(context: Context, base: Content, new: Content, place: Callable[[torch.Tensor, torch.Tensor], Any]) -> Value:
+    """The base with elements of `new` where `place` puts them: (positions in base, positions in new) → mixture."""
+    first, second = (context.recorder.materialise(part) if isinstance(part, Uniform) else part for part in (base, new))
+    count = first.type.elements
+    mixed = place(_positions(first.shape), _positions(second.shape, count))
+    index = _argument(context, mixed, count + second.type.elements)
+    return linear.reshape(linear.gather(_join([_flat(first), _flat(second)], 0), 0, index), first.shape)
+
+
+def _added(context: Context, base: Content, new: Content, positions: torch.Tensor) -> Content:
+    """The base with the elements of `new` added at positions, which may repeat."""
+    value = contents.ring(context.recorder.materialise(contents.expand(new, tuple(positions.shape))))
+    size = math.prod(contents.shape_of(base))
+    value = linear.with_room(linear.shared(value), growth(max(value.type.elements, 1)))
+    total = linear.scatter_add(_flat(value), 0, _argument(context, positions, size), size)
+    return contents.add(base, linear.reshape(total, contents.shape_of(base)))
+
+
+def _plain_index(index: Any) -> torch.Tensor:
     if isinstance(index, Uniform):
-        return context.recorder.builder.constant(np.full(index.shape, int(index.number), dtype=np.int64))
-    if index.kind != Kind.PUBLIC:
+        return torch.full(index.shape, int(index.number))
+    if isinstance(index, Value):
         raise UnsupportedOperation("a secret index; compare with one-hot positions instead")
-    return index
+    assert isinstance(index, torch.Tensor)
+    if index.dtype in (torch.bool, torch.uint8):
+        raise UnsupportedOperation("a mask as index: give the positions, mask.nonzero(), or use torch.where")
+    return index.long()
 
 
-@rule(aten.index_select.default)
-def index_select(context: Context, operand: Content, axis: int, index: Content) -> Content:
+def _gathered(context: Context, operand: Content, axis: int, index: torch.Tensor) -> Content:
+    """Rows of one axis; the axis becomes the axes of `index`."""
     if isinstance(operand, Uniform):
         return Uniform(operand.number, context.shape)
-    return linear.gather(operand, axis, _index(context, index))
+    size = operand.shape[axis]
+    if index.numel() and (int(index.min()) < -size or int(index.max()) >= size):
+        raise IndexError(f"an index is out of bounds for dimension {axis} with size {size}")
+    rows = _argument(context, torch.where(index < 0, index + size, index), size)
+    return linear.reshape(linear.gather(operand, axis, rows), context.shape)
 
 
-@rule(aten.index.Tensor)
-def index(context: Context, operand: Content, indices: Sequence[Content | None]) -> Content:
-    if isinstance(operand, Uniform):
-        return Uniform(operand.number, context.shape)
-    given = [(axis, item) for axis, item in enumerate(indices) if item is not None]
-    if len(given) != 1:
-        raise UnsupportedOperation("indexing with several index tensors at once")
-    axis, chosen = given[0]
-    rows = _index(context, chosen)
-    if len(rows.shape) == 1:
-        return linear.gather(operand, axis, rows)
-    flat = linear.gather(operand, axis, linear.reshape(rows, (rows.type.elements,)))
-    return linear.reshape(flat, context.shape)
+@rule_on_plain(aten.index_select.default)
+def index_select(context: Context, operand: Content, axis: int, index: Any) -> Content:
+    if not contents.shape_of(operand):
+        return operand
+    return _gathered(context, operand, axis % len(contents.shape_of(operand)), _plain_index(index))
+
+
+def _key(indices: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(slice(None) if index is None else _plain_index(index) for index in indices)
+
+
+@rule_on_plain(aten.index.Tensor)
+def index(context: Context, operand: Content, indices: Sequence[Any]) -> Content:
+    key = _key(indices)
+    tensors = [(axis, item) for axis, item in enumerate(key) if isinstance(item, torch.Tensor)]
+    if len(tensors) == 1:
+        return _gathered(context, operand, *tensors[0])
+    return _taken(context, operand, _positions(contents.shape_of(operand))[key])
+
+
+@rule_on_plain(aten.index_put.default, aten._unsafe_index_put.default)
+def index_put(context: Context, base: Any, indices: Sequence[Any], new: Any, accumulate: bool = False) -> Content:
+    base, new, key = _recorded(context, base), _recorded(context, new), _key(indices)
+    if accumulate:
+        return _added(context, base, new, _positions(context.shape)[key])
+    return _placed(context, base, new, lambda old, added: old.index_put(_tensors(key), added))
+
+
+def _tensors(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An index as aten.index_put takes it: None where an axis is whole."""
+    return tuple(item if isinstance(item, torch.Tensor) else None for item in key)
+
+
+def _recorded(context: Context, item: Any) -> Content:
+    """The content of an operand that may be a plain tensor."""
+    content: Content = context.operand(item) if isinstance(item, torch.Tensor) else item
+    return content
+
+
+@rule_on_plain(aten.gather.default)
+def gather(context: Context, operand: Any, axis: int, index: Any, sparse_grad: bool = False) -> Content:
+    operand = _recorded(context, operand)
+    return _taken(context, operand, _positions(contents.shape_of(operand)).gather(axis, _plain_index(index)))
+
+
+@rule_on_plain(aten.index_add.default)
+def index_add(context: Context, base: Any, axis: int, index: Any, new: Any, alpha: float = 1) -> Content:
+    base, new = _recorded(context, base), contents.multiply(_recorded(context, new), alpha)
+    return _added(context, base, new, _positions(context.shape).index_select(axis, _plain_index(index)))
+
+
+@rule_on_plain(aten.scatter_add.default)
+def scatter_add(context: Context, base: Any, axis: int, index: Any, new: Any) -> Content:
+    base, new, chosen = _recorded(context, base), _recorded(context, new), _plain_index(index)
+    part = _pair_of_part(contents.shape_of(new), chosen.shape)(new)
+    return _added(context, base, part, _positions(context.shape).gather(axis, chosen))
+
+
+def _pair_of_part(shape: Sequence[int], part: Sequence[int]) -> Callable[[Content], Content]:
+    """The leading corner of that shape."""
+
+    def corner(value: Value) -> Value:
+        return linear.slice_axes(value, [0] * len(part), list(part), [1] * len(part))
+
+    return _pair(part, corner, None)[0]
+
+
+@rule_on_plain(aten.scatter.src)
+def scatter(context: Context, base: Any, axis: int, index: Any, new: Any) -> Content:
+    return _placed(
+        context,
+        _recorded(context, base),
+        _recorded(context, new),
+        lambda old, added: old.scatter(axis, _plain_index(index), added),
+    )
+
+
+@rule(aten.repeat.default)
+def repeat(context: Context, operand: Value, times: Sequence[int]) -> Content:
+    return _taken(context, operand, _positions(operand.shape).repeat(*times))
+
+
+@rule(aten.roll.default)
+def roll(context: Context, operand: Value, shifts: Any, axes: Any = ()) -> Content:
+    return _taken(context, operand, torch.roll(_positions(operand.shape), shifts, axes))
+
+
+def _view_by_positions(operation: Any, source: torch.Tensor, result: torch.Tensor, *arguments: Any) -> Pair:
+    before, after = tuple(source.shape), tuple(result.shape)
+    seen = operation(_positions(before), *arguments)
+
+    def forward(value: Value) -> Value:
+        return linear.reshape(linear.gather(_flat(value), 0, value.builder.constant(seen.reshape(-1).numpy())), after)
+
+    def backward(base: Value, new: Value) -> Value:
+        mixed = _positions(before)
+        operation(mixed, *arguments).copy_(_positions(after, mixed.numel()))
+        rows = base.builder.constant(mixed.reshape(-1).numpy())
+        return linear.reshape(linear.gather(_join([_flat(base), _flat(new)], 0), 0, rows), before)
+
+    return _pair(after, forward, backward)
+
+
+view(aten.diagonal.default)(partial(_view_by_positions, aten.diagonal.default))
+view(aten.unfold.default)(partial(_view_by_positions, aten.unfold.default))

@@ -27,6 +27,10 @@ Row = TypeVar("Row", bound=Callable[..., Any])
 TABLE: dict[Any, Rule] = {}
 IN_PLACE: dict[Any, Rule] = {}
 VIEWS: dict[Any, ViewRule] = {}
+PLAIN: set[Any] = set()
+"""Operations whose rules get plain tensors as they are (public indices)."""
+DECISIONS = frozenset({aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default})
+"""Operations by which a Python program would read an element."""
 
 
 class Context:
@@ -60,6 +64,10 @@ class Context:
             return self.recorder.public(item.detach().numpy())
         return item
 
+    def secret_operand(self, item: Any) -> Any:
+        """The content of a secret tensor; everything else, plain tensors included, as it is."""
+        return self.operand(item) if getattr(item, "_storage", None) is not None else item
+
 
 def rule(*operations: Any) -> Callable[[Row], Row]:
     """Enter a rule for the operations, and for the in-place forms that they have."""
@@ -71,6 +79,18 @@ def rule(*operations: Any) -> Callable[[Row], Row]:
             overload = operation._overloadname
             if packet is not None and overload in packet.overloads():
                 IN_PLACE[getattr(packet, overload)] = function
+        return function
+
+    return enter
+
+
+def rule_on_plain(*operations: Any) -> Callable[[Row], Row]:
+    """As `rule`, for a function that takes plain tensors themselves instead of their contents."""
+
+    def enter(function: Row) -> Row:
+        rule(*operations)(function)
+        PLAIN.update(operations)
+        PLAIN.update(operation for operation, row in IN_PLACE.items() if row is function)
         return function
 
     return enter

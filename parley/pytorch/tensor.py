@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map
 
-from parley.errors import InputError, UnsupportedOperation
-from parley.plan.builder import Value, user_line
+from parley.errors import InputError, ParleyError, UnsupportedOperation
+from parley.plan.builder import user_line
 from parley.plan.checker import SUBMITTER
-from parley.plan.graph import Kind
-from parley.pytorch import rules_neural, rules_pointwise, rules_reduction, rules_view
-from parley.pytorch.recorder import Cell, Content, Recorder, Result, Storage, View, require_recorder
-from parley.pytorch.table import IN_PLACE, TABLE, VIEWS, Context
+from parley.pytorch import contents, rules_neural, rules_pointwise, rules_reduction, rules_view
+from parley.pytorch.recorder import Cell, Content, Recorder, Result, Storage, Uniform, View, require_recorder
+from parley.pytorch.table import DECISIONS, IN_PLACE, PLAIN, TABLE, VIEWS, Context
 
 _OWN = ("parley", "torch")
 _RULES = (rules_neural, rules_pointwise, rules_reduction, rules_view)
@@ -82,22 +83,50 @@ class SecretTensor(torch.Tensor):
     def __format__(self, specification: str) -> str:
         return repr(self)
 
+    def numpy(self, *, force: bool = False) -> Any:
+        raise InputError(f"{self!r} has no elements that could be read here; use .reveal()")
+
+    def tolist(self) -> Any:
+        return self.numpy()
+
+    def __array__(self, dtype: object = None) -> Any:
+        return self.numpy()
+
     def __reduce_ex__(self, protocol: object) -> Any:
         raise InputError("a secret tensor cannot be pickled or deep-copied; reveal it, or use clone()")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SecretTensor:
-        copy: SecretTensor = self.detach().clone()  # type: ignore[assignment]
-        copy.requires_grad_(self.requires_grad)
+        if not self.is_leaf:
+            raise InputError("only leaves of the graph can be deep-copied; use detach() before")
+        plain = self.detach().clone()
+        copy: SecretTensor = (
+            nn.Parameter(plain, self.requires_grad)  # type: ignore[assignment]
+            if isinstance(self, nn.Parameter)
+            else plain.requires_grad_(self.requires_grad)
+        )
+        if isinstance(self._storage, Cell) and isinstance(copy._storage, Cell):
+            copy._storage.state = self._storage.state
         memo[id(self)] = copy
         return copy
 
 
 def wrap(recorder: Recorder, content: Content, meta: torch.Tensor) -> SecretTensor:
     """A new secret tensor with this value."""
-    return SecretTensor(Cell(recorder, content), meta)
+    cell = Cell(recorder, settle(recorder, content, meta))
+    cell.integer = not meta.dtype.is_floating_point
+    return SecretTensor(cell, meta)
+
+
+def settle(recorder: Recorder, content: Content, meta: torch.Tensor) -> Content:
+    """The content in the form that the element type asks for: truth values as bits, whole numbers without fractional
+    bits, reals as ring elements."""
+    if content.shape != tuple(meta.shape):
+        raise ParleyError(f"a lowering gave the shape {content.shape} where PyTorch gives {tuple(meta.shape)}")
+    return contents.cast(recorder, content, meta.dtype)
 
 
 def secret_from_cell(cell: Cell, shape: Sequence[int], dtype: torch.dtype) -> SecretTensor:
+    cell.integer = not dtype.is_floating_point
     return SecretTensor(cell, torch.empty(tuple(shape), dtype=dtype, device="meta"))
 
 
@@ -112,14 +141,14 @@ def reveal_all(tensors: Sequence[tuple[str, torch.Tensor]], to: str | Sequence[s
     if secrets:
         recorder = require_recorder([tensor.recorder for _, tensor in secrets])
         recorder.builder.line = user_line(_OWN)
-        contents = [(name, tensor._storage.read()) for name, tensor in secrets]
-        results = recorder.reveal(contents, receivers)
+        values = [(name, tensor._storage.read()) for name, tensor in secrets]
+        results = recorder.reveal(values, receivers)
     if SUBMITTER not in receivers:
         return []
-    return [_plain(tensor, results[name]) if isinstance(tensor, SecretTensor) else tensor for name, tensor in tensors]
+    return [_decoded(tensor, results[name]) if isinstance(tensor, SecretTensor) else tensor for name, tensor in tensors]
 
 
-def _plain(tensor: SecretTensor, result: Result) -> torch.Tensor:
+def _decoded(tensor: SecretTensor, result: Result) -> torch.Tensor:
     values = result.real() if tensor.dtype.is_floating_point else result.values
     return torch.from_numpy(np.ascontiguousarray(values)).reshape(tensor.shape).to(tensor.dtype)
 
@@ -138,26 +167,54 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         if func in VIEWS:
             return _view(recorder, func, args, kwargs)
+        if torch.Tag.inplace_view in func.tags and isinstance(args[0], SecretTensor):
+            return _in_place_view(recorder, func, args, kwargs)
         if func in IN_PLACE:
-            return _in_place(recorder, func, args, kwargs)
+            return _in_place(recorder, func, args, kwargs, secrets)
+        if func in DECISIONS:
+            raise UnsupportedOperation("a program cannot branch on a secret or read it; .reveal() it first")
+        if all(isinstance(tensor._storage.read(), Uniform) for tensor in secrets):
+            return _public(recorder, func, args, kwargs)
         if func not in TABLE:
             raise UnsupportedOperation("there is no lowering for it yet")
-        metas = func(*tree_map(_to_meta, args), **tree_map(_to_meta, kwargs))
+        metas = _metas(func, args, kwargs)
         context = Context(recorder, metas)
-        contents = TABLE[func](context, *tree_map(context.operand, args), **tree_map(context.operand, kwargs))
-    except UnsupportedOperation as error:
-        raise UnsupportedOperation(f"{func} on a secret tensor at {recorder.builder.line}: {error}") from None
-    if isinstance(metas, torch.Tensor):
-        return wrap(recorder, contents, metas)
-    return type(metas)(
-        wrap(recorder, content, meta) if isinstance(meta, torch.Tensor) else meta
-        for content, meta in zip(contents, metas, strict=True)
-    )
+        operand = context.secret_operand if func in PLAIN else context.operand
+        results = TABLE[func](context, *tree_map(operand, args), **tree_map(operand, kwargs))
+        if isinstance(metas, torch.Tensor):
+            return wrap(recorder, results, metas)
+        return type(metas)(
+            wrap(recorder, content, meta) if isinstance(meta, torch.Tensor) else meta
+            for content, meta in zip(results, metas, strict=True)
+        )
+    except (UnsupportedOperation, InputError) as error:
+        raise type(error)(f"{func} on a secret tensor at {recorder.builder.line}: {error}") from None
+
+
+def _public(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Nothing secret enters: PyTorch computes it."""
+
+    def known(item: Any) -> Any:
+        if not isinstance(item, torch.Tensor):
+            return item
+        return wrap(recorder, recorder.public(item.numpy()), torch.empty_like(item, device="meta"))
+
+    return tree_map(known, func(*tree_map(_plain, args), **tree_map(_plain, kwargs)))
+
+
+def _plain(item: Any) -> Any:
+    return _known(item) if isinstance(item, SecretTensor) else item
+
+
+def _known(tensor: SecretTensor) -> torch.Tensor:
+    content = tensor._storage.read()
+    assert isinstance(content, Uniform)
+    return torch.full((), content.number, dtype=tensor.dtype).expand(content.shape)
 
 
 def _view(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     source: SecretTensor = args[0]
-    metas = func(*tree_map(_to_meta, args), **tree_map(_to_meta, kwargs))
+    metas = _metas(func, args, kwargs)
     pairs = VIEWS[func](source._meta, metas, *args[1:], **kwargs)
     if isinstance(metas, torch.Tensor):
         return _view_of(source, pairs, metas, func)
@@ -168,24 +225,49 @@ def _view_of(source: SecretTensor, pair: Any, meta: torch.Tensor, func: Any) -> 
     if pair is None:  # an alias
         return SecretTensor(source._storage, meta)
     forward, backward = pair
-    return SecretTensor(View(source._storage, forward, backward, str(func)), meta)
+    truth = meta.dtype == torch.bool
+    return SecretTensor(View(source._storage, forward, backward, str(func), truth), meta)
 
 
-def _in_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _in_place(
+    recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], secrets: Sequence[SecretTensor]
+) -> Any:
     target = args[0]
     if not isinstance(target, SecretTensor):
         raise InputError(
             f"{func} would write a secret value into a plain tensor (at {recorder.builder.line}); "
             "write `plain = plain + secret`, or make the target secret"
         )
+    _metas(func, args, kwargs)  # PyTorch's own checks of shapes and element types
+    if all(isinstance(tensor._storage.read(), Uniform) for tensor in secrets):
+        known = _known(target).clone()
+        func(known, *tree_map(_plain, args[1:]), **tree_map(_plain, kwargs))
+        target._storage.write(recorder.public(known.numpy()))
+        return target
     context = Context(recorder, target._meta)
-    content = IN_PLACE[func](context, *tree_map(context.operand, args), **tree_map(context.operand, kwargs))
-    if isinstance(content, Value) and content.shape != tuple(target.shape):
-        raise InputError(f"{func}: a result of shape {content.shape} does not fit {tuple(target.shape)} in place")
-    if isinstance(content, Value) and content.kind == Kind.BITS and target.dtype != torch.bool:
-        content = recorder.materialise(content)
-    target._storage.write(content)
+    operand = context.secret_operand if func in PLAIN else context.operand
+    content = IN_PLACE[func](context, *tree_map(operand, args), **tree_map(operand, kwargs))
+    target._storage.write(settle(recorder, content, target._meta))
     return target
+
+
+def _in_place_view(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Another arrangement of the same tensor object (`t_`, `squeeze_`)."""
+    target: SecretTensor = args[0]
+    packet = getattr(torch.ops.aten, func._schema.name.split("::")[1].removesuffix("_"))
+    seen: SecretTensor = _view(recorder, getattr(packet, func._overloadname), args, kwargs)
+    with no_dispatch():
+        func(*args, **kwargs)  # the wrapper's own sizes and strides
+    target._storage, target._meta = seen._storage, seen._meta
+    return target
+
+
+def _metas(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What PyTorch says of the result: shapes, strides, element types."""
+    try:
+        return func(*tree_map(_to_meta, args), **tree_map(_to_meta, kwargs))
+    except NotImplementedError:
+        raise UnsupportedOperation("the shape of its result depends on elements (a mask as index?)") from None
 
 
 def _to_meta(item: Any) -> Any:
