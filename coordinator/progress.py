@@ -54,6 +54,10 @@ def shown(output: TextIO) -> _Display:
 
 
 class _Display:
+    def __init__(self) -> None:
+        self._done: dict[str, int] = {}
+        self._current = ""
+
     def __enter__(self) -> _Display:
         return self
 
@@ -68,20 +72,30 @@ class _Display:
     def close(self) -> None:
         """Nothing more comes."""
 
+    def _moving(self, job: pb.Job) -> pb.Progress | None:
+        """The stage that made progress last: stages of one name come again, as an evaluation after every epoch."""
+        entries = {entry.stage: entry for entry in job.progress}
+        for entry in job.progress:
+            if entry.done != self._done.get(entry.stage, 0):
+                self._done[entry.stage] = entry.done
+                self._current = entry.stage
+        return entries.get(self._current)
+
 
 class _Lines(_Display):
     def __init__(self, output: TextIO) -> None:
+        super().__init__()
         self._output, self._state, self._last = output, -1, 0.0
 
     def show(self, job: pb.Job) -> None:
         """A line when the state changes, and every ten seconds."""
         now = time.monotonic()
+        current = self._moving(job)
         if job.state == self._state and now - self._last < LINE_SECONDS:
             return
         self._state, self._last = job.state, now
         line = f"job {job.id} {state_name(job.state)}"
         if job.state == pb.RUNNING:
-            current = _current(job)
             if current is not None:
                 line += f": {current.stage} {current.done}/{current.total}{_rates(current)}"
         elif job.reason:
@@ -94,6 +108,7 @@ class _Bars(_Display):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        super().__init__()
         self._progress: Progress = Progress(
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=32),
@@ -107,9 +122,8 @@ class _Bars(_Display):
 
     def show(self, job: pb.Job) -> None:
         """A bar for each stage that has begun."""
-        current = _current(job)
         for entry in job.progress:
-            if not entry.done and entry is not current:
+            if not entry.done:
                 continue
             if entry.stage not in self._tasks:
                 self._tasks[entry.stage] = self._progress.add_task(entry.stage, total=entry.total, rates="")
@@ -120,13 +134,6 @@ class _Bars(_Display):
     def close(self) -> None:
         """Leave the bars as they are."""
         self._progress.stop()
-
-
-def _current(job: pb.Job) -> pb.Progress | None:
-    """The stage that makes progress now: the first one that is not done but begun, or else not begun."""
-    open_ones = [entry for entry in job.progress if entry.done < entry.total]
-    begun = [entry for entry in open_ones if entry.done]
-    return next(iter(begun or open_ones), None)
 
 
 def _rates(entry: Any) -> str:
