@@ -45,6 +45,7 @@ class Input(Exchange):
     def infer(self, node: Node, types: Types) -> Type:
         shape, bound = shape_attribute(node), node.integer("bound")
         node.text("dataset")
+        require(node.integer("party") >= 0, "a party is an index")
         require(0 <= bound <= 62, f"bound 2^{bound} is not in the ring")
         return Type(Kind.MASKED, shape, node.integer("scale"), bound)
 
