@@ -5,6 +5,7 @@ A workload is recorded once, on whichever backend it will run, and then executed
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -146,7 +147,7 @@ def _network(name: str, backend: Backend, precision: Precision | None) -> Worklo
             assert isinstance(tensor._storage, Cell)
             tensor._storage.open()
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         model = cluster.private(nn.Sequential(*layers[:-1]))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -168,5 +169,5 @@ def _network(name: str, backend: Backend, precision: Precision | None) -> Worklo
         assert captured is not None
     generator = np.random.default_rng(0)
     rows = [generator.integers(0, ROWS, BATCH) for _ in range(16)]
-    captured.arguments = [{key: chosen for key in captured.arguments[0]} for chosen in rows]
+    captured.arguments = [dict.fromkeys(captured.arguments[0], chosen) for chosen in rows]
     return captured
