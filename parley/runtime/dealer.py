@@ -30,18 +30,21 @@ from parley.runtime.vault import Vault
 class DealerRuntime:
     """The dealer in one session; `parties[i]` is the channel to party i. All calls come from one thread.
 
-    It runs ahead of the parties as far as the channels' back-pressure lets it.
+    It runs ahead of the parties as far as the channels' back-pressure lets it. `entropy` is for tests that repeat a
+    session; two real ones must never share it.
     """
 
-    def __init__(self, session: bytes, parties: Sequence[Channel]) -> None:
+    def __init__(
+        self, session: bytes, parties: Sequence[Channel], entropy: Callable[[], bytes] = fresh_entropy
+    ) -> None:
         self.vault = Vault()
         self.statistics = Statistics()
         self._session, self._parties = session, parties
         self._source = PrivateSource()
         self._next_execution = 0
-        own = [fresh_entropy() for _ in parties]
-        for channel, entropy in zip(parties, own, strict=True):
-            channel.send(entropy)
+        own = [entropy() for _ in parties]
+        for channel, drawn in zip(parties, own, strict=True):
+            channel.send(drawn)
         self._keys = [
             session_key(session, index, bytes(channel.receive(ENTROPY)), own[index])
             for index, channel in enumerate(parties)

@@ -32,9 +32,17 @@ class PartyRuntime:
 
     `peers[j]` is the channel to party j (None at this party's own index), `dealer` the one to the dealer. All calls
     come from one thread, except `announce`. After an exception the session is over: close the channels with the cause.
+    `entropy` is for tests that repeat a session; two real ones must never share it.
     """
 
-    def __init__(self, session: bytes, party: Party, peers: Sequence[Channel | None], dealer: Channel) -> None:
+    def __init__(
+        self,
+        session: bytes,
+        party: Party,
+        peers: Sequence[Channel | None],
+        dealer: Channel,
+        entropy: Callable[[], bytes] = fresh_entropy,
+    ) -> None:
         self.vault = Vault()
         self.statistics = Statistics()
         self.index = party.index
@@ -43,7 +51,7 @@ class PartyRuntime:
         self._dealer = dealer
         self._next_execution = 0
         self._transcript = hashlib.sha256(session)
-        own = fresh_entropy()
+        own = entropy()
         dealer.send(own)
         self._key = session_key(session, party.index, own, bytes(dealer.receive(ENTROPY)))
 
