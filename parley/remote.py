@@ -1,7 +1,7 @@
 """The client of a running cluster: plans go to its coordinator, values sealed to its parties, results back likewise.
 
-This and what it imports of `services` need gRPC; nothing else in `parley` does. `parley.connect` is taken from here when
-it is first asked for, so that `import parley` works without.
+This and what it imports of `services` need gRPC; nothing else in `parley` does. `parley.connect` is taken from here
+when it is first asked for, so that `import parley` works without.
 """
 
 from __future__ import annotations
@@ -144,6 +144,11 @@ class RemoteBackend:
             for party in self._parties
         }
         self._datasets = {dataset.name: dataset for dataset in ready.datasets}
+
+    @property
+    def session(self) -> str:
+        """The session's name, as the nodes' logs have it."""
+        return self._session
 
     # ---- Backend --------------------------------------------------------------------------------------------------
 
