@@ -26,8 +26,8 @@ Ring = npt.NDArray[np.int64]
 
 EXAMPLES = int(os.environ.get("PARLEY_TEST_EXAMPLES", "25"))
 quick = settings(deadline=None, max_examples=EXAMPLES, derandomize=EXAMPLES == 25, database=None)
-"""Decorator of every property: the same examples each time, unless PARLEY_TEST_EXAMPLES asks for another number of them,
-and no time limit on a busy machine."""
+"""Decorator of every property: the same examples each time, unless PARLEY_TEST_EXAMPLES asks for another number of
+them, and no time limit on a busy machine."""
 
 party_counts = st.integers(2, 5)
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)

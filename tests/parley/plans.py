@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from parley.errors import PlanError
 from parley.functions import order
 from parley.plan.builder import Builder
-from parley.plan.graph import Kind, Node, Plan
+from parley.plan.graph import Kind, Node, Plan, Type
+from parley.plan.schedule import Schedule
 from parley.protocols import PROTOCOLS, infer_type
+from parley.protocols.base import Masked
+from parley.ring.kernels import packed_bytes
+from parley.runtime.local import LocalSession
 from tests.parley.harness import opened, party_names, secret
 
 
@@ -132,8 +137,6 @@ def node_mutations(draw: st.DrawFn, plan: Plan) -> Plan:
 
 def with_inferred_types(nodes: Sequence[Node]) -> list[Node]:
     """Every type as inferred, as far as there is one; PlanError is the only thing that may stop it."""
-    from parley.errors import PlanError
-
     result: list[Node] = []
     for index, node in enumerate(nodes):
         if all(0 <= source < index for source in node.inputs):
@@ -143,3 +146,28 @@ def with_inferred_types(nodes: Sequence[Node]) -> list[Node]:
                 pass
         result.append(node)
     return result
+
+
+def layout(schedule: Schedule) -> str:
+    """Everything that the roles must agree on, as text."""
+    lines = [f"{schedule.keystream} {schedule.messages}"]
+    for stage in schedule.stages:
+        lines.append(f"stage {stage.message} {stage.dead}")
+        for step in (*stage.local, *stage.exchange):
+            lines.append(f"{step.index} {step.node.operation} {step.sizes}")
+            lines += [f"  {slot.correlation} {slot.position} {slot.receiver}" for slot in step.slots]
+    return "\n".join(lines)
+
+
+def prepare_vaults(session: LocalSession, loads: Mapping[str, Type]) -> None:
+    """Values of zero under every slot, shared or masked."""
+
+    for slot, type in loads.items():
+        packed = (type.planes, packed_bytes(type.elements))
+        bits = type.kind in (Kind.BITS, Kind.MASKED_BITS)
+        zero = np.zeros(packed if bits else type.shape, np.uint8 if bits else np.int64)
+        masked = type.kind in (Kind.MASKED, Kind.MASKED_BITS)
+        for runtime in session._runtimes:
+            runtime.vault.put(slot, type, Masked(zero, zero) if masked else zero)
+        assert session._dealer is not None
+        session._dealer.vault.put(slot, type, zero if masked else None)

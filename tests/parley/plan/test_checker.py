@@ -26,7 +26,7 @@ from parley.ring.prg import BLOCK
 from parley.runtime.local import LocalSession
 from parley.runtime.session import Execution, Prepared
 from tests.parley.harness import opened, party_names, publish, quick, secret
-from tests.parley.plans import REVEALS, attribute_values, every_operation, node_mutations
+from tests.parley.plans import REVEALS, attribute_values, every_operation, node_mutations, prepare_vaults
 
 GOOD = every_operation()
 thorough = settings(quick, max_examples=40 * quick.max_examples, suppress_health_check=list(HealthCheck))
@@ -466,22 +466,6 @@ def try_to_run(plan: Plan) -> bool:
     finally:
         session.close()
     return True
-
-
-def prepare_vaults(session: LocalSession, loads: Mapping[str, Type]) -> None:
-    """Values of zero under every slot, shared or masked."""
-    from parley.protocols.base import Masked
-    from parley.ring.kernels import packed_bytes
-
-    for slot, type in loads.items():
-        packed = (type.planes, packed_bytes(type.elements))
-        bits = type.kind in (Kind.BITS, Kind.MASKED_BITS)
-        zero = np.zeros(packed if bits else type.shape, np.uint8 if bits else np.int64)
-        masked = type.kind in (Kind.MASKED, Kind.MASKED_BITS)
-        for runtime in session._runtimes:
-            runtime.vault.put(slot, type, Masked(zero, zero) if masked else zero)
-        assert session._dealer is not None
-        session._dealer.vault.put(slot, type, zero if masked else None)
 
 
 def test_the_good_plan_runs() -> None:
