@@ -13,6 +13,7 @@ import yaml
 from parley.errors import IdentityError, InputError, NotFound
 from services.client import Connection
 from services.identity import Identity
+from services.parts import join, split
 from services.protocol import coordinator_pb2 as pb
 from services.protocol import coordinator_pb2_grpc, session_pb2
 from services.settings import split_address
@@ -20,7 +21,8 @@ from services.settings import split_address
 DEFAULT_NAME = "coordinator"
 IN_CONTAINER = Path("/etc/parley/identity")
 """Where a container of the image has its identity; the coordinator is `coordinator:7700` there."""
-SUBMIT_SECONDS = 120.0
+SUBMIT_SECONDS, RESULT_SECONDS = 300.0, 300.0
+MAXIMUM_RESULT_BYTES = 4 << 30
 Answer = TypeVar("Answer")
 
 
@@ -131,7 +133,11 @@ class CoordinatorClient:
 
     def submit(self, request: pb.SubmitJobRequest) -> pb.Job:
         """Queue a job. With the same key it may be repeated."""
-        return self._call(self._stub.SubmitJob, request, SUBMIT_SECONDS)
+        with self._connection.explained():
+            job: pb.Job = self._stub.SubmitJob(
+                split(request), timeout=SUBMIT_SECONDS, metadata=self._connection.metadata
+            )
+        return job
 
     def jobs(self, states: list[pb.JobState.ValueType], limit: int) -> list[pb.Job]:
         """The caller's jobs, the newest first."""
@@ -152,7 +158,11 @@ class CoordinatorClient:
 
     def result(self, id: str) -> pb.Result:
         """What an ended job reveals to the caller, sealed."""
-        return self._call(self._stub.GetResult, pb.GetJobRequest(id=id), 60.0)
+        with self._connection.explained():
+            answers = self._stub.GetResult(
+                pb.GetJobRequest(id=id), timeout=RESULT_SECONDS, metadata=self._connection.metadata
+            )
+            return next(join(answers, MAXIMUM_RESULT_BYTES))
 
     def _call(self, method: Callable[..., Answer], request: Any, timeout: float = 15.0) -> Answer:
         return self._connection.call(method, request, timeout)

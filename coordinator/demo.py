@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ import yaml
 from coordinator.client import CoordinatorClient, find_coordinator
 from coordinator.jobfile import Job
 from coordinator.jobs import state_name, submission
-from coordinator.local_cluster import LocalCluster
+from coordinator.local_cluster import LocalCluster, Report
 from coordinator.progress import follow
 from coordinator.results import MODEL, JobResult, fetch_result, write_result
 from coordinator.submission import RecordedJob, datasets_from, described, read_job, record_job
@@ -57,7 +57,7 @@ def run_demo(
     if epochs is not None:
         _set_epochs(job_file, epochs)
     with _cluster(out / "cluster", parties) as cluster:
-        _register(cluster, folder)
+        register(cluster, folder, ("train", "test"), _say)
         job, recorded, result = _train(cluster, job_file)
     files = write_result(result, out)
     _say("training plain PyTorch on the pooled data, in the same order")
@@ -142,14 +142,14 @@ def _terminated(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _register(cluster: LocalCluster, folder: Path) -> None:
-    """Each party registers its own images, as `parley data add` does."""
+def register(cluster: LocalCluster, folder: Path, names: Sequence[str], report: Report) -> None:
+    """Each party registers its own `FOLDER/PARTY/NAME.yaml`, as `parley data add` does."""
     for party in cluster.parties:
         settings = load_settings(PartySettings, cluster.node(party).settings_path)
         store = DatasetStore(settings.data_directory / "datasets")
-        for split in ("train", "test"):
-            tensors = store.add(folder / party / f"{split}.yaml")
-            _say(f"party {party} registered {', '.join(f'{tensor.name} {tensor.shape}' for tensor in tensors)}")
+        for name in names:
+            tensors = store.add(folder / party / f"{name}.yaml")
+            report(f"party {party} registered {', '.join(f'{tensor.name} {tensor.shape}' for tensor in tensors)}")
 
 
 def _train(cluster: LocalCluster, job_file: Path) -> tuple[pb.Job, RecordedJob, JobResult]:

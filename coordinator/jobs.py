@@ -18,7 +18,6 @@ from parley.plan.cost import cost_of_schedule
 from parley.plan.graph import Plan, Type
 from parley.plan.wire import plan_from_bytes, plan_to_bytes
 from parley.runtime.session import Execution, Prepared
-from services.client import MAXIMUM_MESSAGE_BYTES
 from services.protocol import coordinator_pb2 as pb
 from services.settings import LimitSettings
 from services.values import arguments_from_message, arguments_to_message
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 MAXIMUM_STAGES = 20_000
 MAXIMUM_HANDLES = 4096
 """Values that a job keeps at once."""
-MAXIMUM_SUBMISSION_BYTES = MAXIMUM_MESSAGE_BYTES - (64 << 10)
+MAXIMUM_SUBMISSION_BYTES = 256 << 20
 _KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -50,12 +49,16 @@ def stage_to_message(stage: Stage) -> pb.Stage:
 
 def submission(job_file: str, stages: Sequence[Stage], key: str, bundle: bytes) -> pb.SubmitJobRequest:
     """What a submitter sends; raises InputError where it is more than one message may hold."""
-    request = pb.SubmitJobRequest(
-        job_file=job_file,
-        stages=[stage_to_message(stage) for stage in stages],
-        idempotency_key=key,
-        identity_bundle=bundle,
-    )
+    request = pb.SubmitJobRequest(job_file=job_file, idempotency_key=key, identity_bundle=bundle)
+    digests: set[bytes] = set()
+    for stage in stages:
+        message = stage_to_message(stage)
+        digest = hashlib.sha256(message.plan).digest()
+        if digest in digests:
+            message.ClearField("plan")
+            message.plan_digest = digest
+        digests.add(digest)
+        request.stages.append(message)
     size = request.ByteSize()
     if size > MAXIMUM_SUBMISSION_BYTES:
         raise InputError(
@@ -94,6 +97,21 @@ def progress_of(stages: Iterable[pb.Stage]) -> list[pb.Progress]:
     return [pb.Progress(stage=name, total=total) for name, total in totals.items()]
 
 
+def plans_of(stages: Iterable[pb.Stage]) -> list[bytes]:
+    """The plan of every stage, those that are only named put in; raises InputError where one is not there."""
+    known: dict[bytes, bytes] = {}
+    plans = []
+    for number, stage in enumerate(stages, start=1):
+        if stage.plan:
+            plan = known.setdefault(hashlib.sha256(stage.plan).digest(), stage.plan)
+        elif stage.plan_digest in known:
+            plan = known[stage.plan_digest]
+        else:
+            raise InputError(f"stage {number} (`{stage.name[:64]}`): it names a plan that no earlier stage has")
+        plans.append(plan)
+    return plans
+
+
 def request_digest(request: pb.SubmitJobRequest) -> bytes:
     """What makes two submissions the same job; the bundle, which a renewed certificate changes, does not count."""
     digest = hashlib.sha256()
@@ -128,11 +146,11 @@ def check_submission(request: pb.SubmitJobRequest, known_parties: Collection[str
     prepared: dict[bytes, Prepared] = {}
     handles: dict[str, Type] = {}
     revealed: set[tuple[str, str]] = set()
-    for number, stage in enumerate(request.stages, start=1):
+    for number, (stage, plan) in enumerate(zip(request.stages, plans_of(request.stages), strict=True), start=1):
         try:
-            ready = prepared.get(stage.plan)
+            ready = prepared.get(plan)
             if ready is None:
-                ready = prepared[stage.plan] = _prepare(stage.plan, job, readable, declared, limits)
+                ready = prepared[plan] = _prepare(plan, job, readable, declared, limits)
             _check_stage(stage, ready, handles)
             revealed |= {
                 (node.text("name"), receiver)

@@ -198,6 +198,14 @@ class LocalCluster:
         except Unreachable:
             return "unreachable"
 
+    @staticmethod
+    def signal(node: LocalNode, number: signal.Signals) -> None:
+        """Send a signal to a node's process, if it runs."""
+        pid = node.pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     # ---- inside ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, node: LocalNode) -> subprocess.Popen[bytes]:
@@ -236,12 +244,12 @@ class LocalCluster:
         """Ask, wait, and end by force what has not ended; only processes that `pid` knows to be ours."""
         # The coordinator first, so that it ends its sessions, and not a session that lost its parties.
         for node in sorted(nodes, key=lambda node: node.role != "coordinator"):
-            _signal(node, signal.SIGTERM)
+            self.signal(node, signal.SIGTERM)
         end = time.monotonic() + STOP_SECONDS
         while any(node.pid() is not None for node in nodes) and time.monotonic() < end:
             time.sleep(0.05)
         for node in nodes:
-            _signal(node, signal.SIGKILL)
+            self.signal(node, signal.SIGKILL)
         end = time.monotonic() + 5
         while any(node.pid() is not None for node in nodes) and time.monotonic() < end:
             time.sleep(0.05)
@@ -323,13 +331,6 @@ def _start_of(pid: int) -> str:
     shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, started = shown.stdout.strip().partition(" ")
     return "" if state.startswith("Z") else "-".join(started.split())
-
-
-def _signal(node: LocalNode, number: signal.Signals) -> None:
-    pid = node.pid()
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def _listens(address: str) -> bool:

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from coordinator.jobs import progress_of, state_name
+from coordinator.jobs import plans_of, progress_of, state_name
 from coordinator.session import ClusterSession, Outcome, SessionManager
 from coordinator.store import JobStore
 from parley.errors import ParleyError, SessionClosed
@@ -168,15 +168,16 @@ class _Run:
     def run(self) -> None:
         """Run all stages; raises what ended the session early."""
         session = self._session
-        plans = {plan: session.load_plan_later(plan) for plan in dict.fromkeys(stage.plan for stage in self._stages)}
-        hashes = {plan: future.result() for plan, future in plans.items()}
+        plans = plans_of(self._stages)
+        loading = {plan: session.load_plan_later(plan) for plan in dict.fromkeys(plans)}
+        hashes = {plan: future.result() for plan, future in loading.items()}
         executions: list[tuple[pb.Stage, Future[Outcome]]] = []
         others: list[Future[None]] = []
         self._reported = time.monotonic()
         collected = 0
-        for stage in self._stages:
+        for stage, plan in zip(self._stages, plans, strict=True):
             session.wait_for_room(STAGES_AHEAD)
-            executions.append((stage, self._start(stage, hashes[stage.plan])))
+            executions.append((stage, self._start(stage, hashes[plan])))
             if stage.release:
                 others.append(session.release(list(stage.release)))
             while collected < len(executions) and executions[collected][1].done():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import grpc
 
 from coordinator.jobfile import SUBMITTER
-from coordinator.jobs import ENDED, check_key, check_submission, request_digest
+from coordinator.jobs import ENDED, MAXIMUM_SUBMISSION_BYTES, check_key, check_submission, request_digest
 from coordinator.scheduler import Scheduler
 from coordinator.session import SessionManager
 from coordinator.session_service import SessionServicer
@@ -19,6 +19,7 @@ from parley.errors import Denied, InputError, NotFound
 from services.identity import Caller, Identity, verify_bundle
 from services.logs import configure_logs, get_logger
 from services.metrics import Metrics
+from services.parts import join, split
 from services.process import prepare_process
 from services.protocol import coordinator_pb2 as pb
 from services.protocol import coordinator_pb2_grpc
@@ -62,9 +63,12 @@ class CoordinatorService(SessionServicer):
         """Let go of the file."""
         self.store.close()
 
-    def SubmitJob(self, request: pb.SubmitJobRequest, context: grpc.ServicerContext) -> pb.Job:
+    def SubmitJob(self, request_iterator: Iterator[pb.SubmitJobRequest], context: grpc.ServicerContext) -> pb.Job:
         """Check a job and queue it; the same key gives the job that was made first."""
         who = caller(context)
+        request = next(join(request_iterator, MAXIMUM_SUBMISSION_BYTES), None)
+        if request is None:
+            raise InputError("no job was sent")
         check_key(request.idempotency_key)
         authority = None if self._identity is None else self._identity.authority_pem
         verify_bundle(request.identity_bundle, authority, who.role, who.name)
@@ -125,18 +129,20 @@ class CoordinatorService(SessionServicer):
         self.scheduler.cancel(job.id, reason)
         return job
 
-    def GetResult(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.Result:
+    def GetResult(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> Iterator[pb.Result]:
         """What an ended job reveals to the caller, sealed."""
         who = caller(context)
         job = self._find(request.id, who)
         if job.state not in ENDED:
-            return pb.Result(job=job)
+            yield pb.Result(job=job)
+            return
         receiver = SUBMITTER if who.role == "submitter" else who.name
-        return pb.Result(
+        result = pb.Result(
             job=job,
             parts=self.store.parts(request.id, receiver),
             party_identity_bundles=self.store.bundles(request.id),
         )
+        yield from split(result)
 
     def _find(self, id: str, who: Caller) -> pb.Job:
         """The job, if it concerns the caller. Raises NotFound, as for one that is none: others need not know of it."""

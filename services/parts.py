@@ -1,6 +1,6 @@
 """Messages of any size over streams whose messages gRPC limits: large ones travel as several, each with a part.
 
-For Command, Event, ClientCommand and ClientEvent, which have a field `part` for it.
+For Command, Event, ClientCommand, ClientEvent, SubmitJobRequest and Result, which have a field `part` for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ Message = TypeVar(
     session_pb2.Event,
     coordinator_pb2.ClientCommand,
     coordinator_pb2.ClientEvent,
+    coordinator_pb2.SubmitJobRequest,
+    coordinator_pb2.Result,
 )
 
 PART_BYTES = 2 << 20

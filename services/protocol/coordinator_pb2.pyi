@@ -105,10 +105,13 @@ class Stage(_message.Message):
     STORE_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For progress: "initialise", "train", "evaluate", "reveal"."""
     plan: _builtins.bytes
-    """A plan of plan.proto."""
+    """A plan of plan.proto; empty where an earlier stage of the job has the same one."""
+    plan_digest: _builtins.bytes
+    """Where `plan` is empty: the SHA-256 of the plan as that earlier stage has it."""
     @_builtins.property
     def load(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -130,10 +133,11 @@ class Stage(_message.Message):
         store: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         arguments: _abc.Iterable[_session_pb2.Arguments] | None = ...,
         release: _abc.Iterable[_builtins.str] | None = ...,
+        plan_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "load", b"load", "name", b"name", "plan", b"plan", "release", b"release", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "load", b"load", "name", b"name", "plan", b"plan", "plan_digest", b"plan_digest", "release", b"release", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,6 +151,7 @@ class SubmitJobRequest(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     IDENTITY_BUNDLE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     job_file: _builtins.str
     """The job file (YAML), as the parties' operators will read it."""
     idempotency_key: _builtins.str
@@ -155,6 +160,8 @@ class SubmitJobRequest(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
         """What the submitter's machine recorded from it."""
 
+    @_builtins.property
+    def part(self) -> _session_pb2.Part: ...
     def __init__(
         self,
         *,
@@ -162,10 +169,11 @@ class SubmitJobRequest(_message.Message):
         stages: _abc.Iterable[Global___Stage] | None = ...,
         idempotency_key: _builtins.str = ...,
         identity_bundle: _builtins.bytes = ...,
+        part: _session_pb2.Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "identity_bundle", b"identity_bundle", "job_file", b"job_file", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "identity_bundle", b"identity_bundle", "job_file", b"job_file", "part", b"part", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,6 +426,7 @@ class Result(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     PARTY_IDENTITY_BUNDLES_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job: ...
     @_builtins.property
@@ -426,16 +435,19 @@ class Result(_message.Message):
     def party_identity_bundles(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
         """Every party's identity bundle by name."""
 
+    @_builtins.property
+    def part(self) -> _session_pb2.Part: ...
     def __init__(
         self,
         *,
         job: Global___Job | None = ...,
         parts: _abc.Iterable[Global___ResultPart] | None = ...,
         party_identity_bundles: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
+        part: _session_pb2.Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "parts", b"parts", "party_identity_bundles", b"party_identity_bundles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "part", b"part", "parts", b"parts", "party_identity_bundles", b"party_identity_bundles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

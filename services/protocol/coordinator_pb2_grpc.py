@@ -41,7 +41,7 @@ class CoordinatorStub:
                 request_serializer=session__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=session__pb2.Description.FromString,
                 _registered_method=True)
-        self.SubmitJob = channel.unary_unary(
+        self.SubmitJob = channel.stream_unary(
                 '/parley.Coordinator/SubmitJob',
                 request_serializer=coordinator__pb2.SubmitJobRequest.SerializeToString,
                 response_deserializer=coordinator__pb2.Job.FromString,
@@ -66,7 +66,7 @@ class CoordinatorStub:
                 request_serializer=coordinator__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=coordinator__pb2.Job.FromString,
                 _registered_method=True)
-        self.GetResult = channel.unary_unary(
+        self.GetResult = channel.unary_stream(
                 '/parley.Coordinator/GetResult',
                 request_serializer=coordinator__pb2.GetJobRequest.SerializeToString,
                 response_deserializer=coordinator__pb2.Result.FromString,
@@ -98,8 +98,9 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SubmitJob(self, request, context):
-        """Validates and queues a job. Repeating it with the same idempotency key returns the job made the first time.
+    def SubmitJob(self, request_iterator, context):
+        """Validates and queues a job, which comes as one request, or as several that each hold a part of it. Repeating it with
+        the same idempotency key returns the job made the first time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +132,7 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetResult(self, request, context):
-        """The reveals of an ended job that are sealed to the caller.
+        """The reveals of an ended job that are sealed to the caller, as one message or in parts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +166,7 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     request_deserializer=session__pb2.DescribeRequest.FromString,
                     response_serializer=session__pb2.Description.SerializeToString,
             ),
-            'SubmitJob': grpc.unary_unary_rpc_method_handler(
+            'SubmitJob': grpc.stream_unary_rpc_method_handler(
                     servicer.SubmitJob,
                     request_deserializer=coordinator__pb2.SubmitJobRequest.FromString,
                     response_serializer=coordinator__pb2.Job.SerializeToString,
@@ -190,7 +191,7 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     request_deserializer=coordinator__pb2.CancelJobRequest.FromString,
                     response_serializer=coordinator__pb2.Job.SerializeToString,
             ),
-            'GetResult': grpc.unary_unary_rpc_method_handler(
+            'GetResult': grpc.unary_stream_rpc_method_handler(
                     servicer.GetResult,
                     request_deserializer=coordinator__pb2.GetJobRequest.FromString,
                     response_serializer=coordinator__pb2.Result.SerializeToString,
@@ -249,7 +250,7 @@ class Coordinator:
             _registered_method=True)
 
     @staticmethod
-    def SubmitJob(request,
+    def SubmitJob(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -259,8 +260,8 @@ class Coordinator:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_unary(
+            request_iterator,
             target,
             '/parley.Coordinator/SubmitJob',
             coordinator__pb2.SubmitJobRequest.SerializeToString,
@@ -394,7 +395,7 @@ class Coordinator:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/parley.Coordinator/GetResult',

@@ -35,15 +35,17 @@ class CoordinatorStub:
     def __new__(cls, channel: _aio.Channel) -> CoordinatorAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_session_pb2.DescribeRequest, _session_pb2.Description]
     """Version, build and identity. Callers: every role."""
-    SubmitJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.SubmitJobRequest, _coordinator_pb2.Job]
-    """Validates and queues a job. Repeating it with the same idempotency key returns the job made the first time."""
+    SubmitJob: _grpc.StreamUnaryMultiCallable[_coordinator_pb2.SubmitJobRequest, _coordinator_pb2.Job]
+    """Validates and queues a job, which comes as one request, or as several that each hold a part of it. Repeating it with
+    the same idempotency key returns the job made the first time.
+    """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListJobsRequest, _coordinator_pb2.ListJobsResponse]
     GetJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Job]
     WatchJob: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Job]
     """The job now, and again at every change and progress, until it has ended."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CancelJobRequest, _coordinator_pb2.Job]
-    GetResult: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Result]
-    """The reveals of an ended job that are sealed to the caller."""
+    GetResult: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Result]
+    """The reveals of an ended job that are sealed to the caller, as one message or in parts."""
     Session: _grpc.StreamStreamMultiCallable[_coordinator_pb2.ClientCommand, _coordinator_pb2.ClientEvent]
     """An interactive session for as long as the stream stands. The coordinator passes plans and sealed values on."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListNodesRequest, _coordinator_pb2.ListNodesResponse]
@@ -55,15 +57,17 @@ class CoordinatorAsyncStub(CoordinatorStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_session_pb2.DescribeRequest, _session_pb2.Description]  # type: ignore[assignment]
     """Version, build and identity. Callers: every role."""
-    SubmitJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.SubmitJobRequest, _coordinator_pb2.Job]  # type: ignore[assignment]
-    """Validates and queues a job. Repeating it with the same idempotency key returns the job made the first time."""
+    SubmitJob: _aio.StreamUnaryMultiCallable[_coordinator_pb2.SubmitJobRequest, _coordinator_pb2.Job]  # type: ignore[assignment]
+    """Validates and queues a job, which comes as one request, or as several that each hold a part of it. Repeating it with
+    the same idempotency key returns the job made the first time.
+    """
     ListJobs: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListJobsRequest, _coordinator_pb2.ListJobsResponse]  # type: ignore[assignment]
     GetJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Job]  # type: ignore[assignment]
     WatchJob: _aio.UnaryStreamMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Job]  # type: ignore[assignment]
     """The job now, and again at every change and progress, until it has ended."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CancelJobRequest, _coordinator_pb2.Job]  # type: ignore[assignment]
-    GetResult: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Result]  # type: ignore[assignment]
-    """The reveals of an ended job that are sealed to the caller."""
+    GetResult: _aio.UnaryStreamMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.Result]  # type: ignore[assignment]
+    """The reveals of an ended job that are sealed to the caller, as one message or in parts."""
     Session: _aio.StreamStreamMultiCallable[_coordinator_pb2.ClientCommand, _coordinator_pb2.ClientEvent]  # type: ignore[assignment]
     """An interactive session for as long as the stream stands. The coordinator passes plans and sealed values on."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListNodesRequest, _coordinator_pb2.ListNodesResponse]  # type: ignore[assignment]
@@ -82,10 +86,12 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def SubmitJob(
         self,
-        request: _coordinator_pb2.SubmitJobRequest,
+        request_iterator: _MaybeAsyncIterator[_coordinator_pb2.SubmitJobRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.Job, _abc.Awaitable[_coordinator_pb2.Job]]:
-        """Validates and queues a job. Repeating it with the same idempotency key returns the job made the first time."""
+        """Validates and queues a job, which comes as one request, or as several that each hold a part of it. Repeating it with
+        the same idempotency key returns the job made the first time.
+        """
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -121,8 +127,8 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _coordinator_pb2.GetJobRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_coordinator_pb2.Result, _abc.Awaitable[_coordinator_pb2.Result]]:
-        """The reveals of an ended job that are sealed to the caller."""
+    ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.Result], _abc.AsyncIterator[_coordinator_pb2.Result]]:
+        """The reveals of an ended job that are sealed to the caller, as one message or in parts."""
 
     @_abc_1.abstractmethod
     def Session(
