@@ -269,8 +269,8 @@ def full_like(context: Context, operand: Content, number: float, **keywords: Any
     return Uniform(float(number), context.shape)
 
 
-@rule(aten.new_zeros.default)
-def new_zeros(context: Context, operand: Content, size: Any, **keywords: Any) -> Content:
+@rule(aten.new_zeros.default, aten.new_empty.default, aten.new_empty_strided.default, aten.empty_like.default)
+def new_zeros(context: Context, operand: Content, *arguments: Any, **keywords: Any) -> Content:
     return Uniform(0.0, context.shape)
 
 

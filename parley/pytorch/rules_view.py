@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from parley.errors import UnsupportedOperation
-from parley.functions import linear
+from parley.functions import linear, order
 from parley.plan.builder import Value
 from parley.plan.graph import Kind
 from parley.protocols.linear import growth
@@ -67,9 +67,9 @@ def transpose(source: torch.Tensor, result: torch.Tensor, first: int, second: in
 
 @view(aten.permute.default)
 def permute(source: torch.Tensor, result: torch.Tensor, axes: Sequence[int]) -> Pair:
-    order = tuple(axis % source.ndim for axis in axes)
-    inverse = tuple(int(axis) for axis in np.argsort(order))
-    return _pair(result.shape, lambda x: linear.transpose(x, order), lambda base, new: linear.transpose(new, inverse))
+    forth = tuple(axis % source.ndim for axis in axes)
+    inverse = tuple(int(axis) for axis in np.argsort(forth))
+    return _pair(result.shape, lambda x: linear.transpose(x, forth), lambda base, new: linear.transpose(new, inverse))
 
 
 @view(aten.expand.default)
@@ -318,12 +318,74 @@ def _pair_of_part(shape: Sequence[int], part: Sequence[int]) -> Callable[[Conten
 
 @rule_on_plain(aten.scatter.src)
 def scatter(context: Context, base: Any, axis: int, index: Any, new: Any) -> Content:
+    if isinstance(index, Value):
+        return _scatter_one(context, _recorded(context, base), axis, index, _recorded(context, new))
     return _placed(
         context,
         _recorded(context, base),
         _recorded(context, new),
         lambda old, added: old.scatter(axis, _plain_index(index), added),
     )
+
+
+def _scatter_one(context: Context, base: Content, axis: int, index: Value, new: Content) -> Content:
+    """One element a row, at a secret position (the gradient of a maximum)."""
+    axis %= max(len(context.shape), 1)
+    rest = (*context.shape[:axis], 1, *context.shape[axis + 1 :])
+    if not index.shape or index.shape != rest or contents.shape_of(new) != rest:
+        raise UnsupportedOperation("several secret indices a row; compare with one-hot positions instead")
+    classes = context.shape[axis]
+    last = linear.reshape(index, (*index.shape[:axis], *index.shape[axis + 1 :]))
+    rank = len(rest)
+    order_of_axes = (*range(axis), rank - 1, *range(axis, rank - 1))
+    hot = linear.transpose(order.one_hot(last, classes), order_of_axes)
+    gap = contents.subtract(contents.expand(new, context.shape), base)
+    chosen = contents.multiply(hot, gap)
+    return contents.add(base, chosen)
+
+
+# What goes back through a view: zeros around
+
+
+@rule(aten.slice_backward.default)
+def slice_backward(
+    context: Context, gradient: Value, shape: Sequence[int], axis: int, start: int, stop: int, step: int
+) -> Content:
+    if step != 1:
+        zeros = Uniform(0.0, context.shape)
+        return _placed(
+            context, zeros, gradient, lambda old, new: torch.slice_scatter(old, new, axis, start, stop, step)
+        )
+    begin, _, _ = slice(start, stop).indices(shape[axis])
+    return _padded(context, gradient, axis, begin)
+
+
+@rule(aten.select_backward.default)
+def select_backward(context: Context, gradient: Value, shape: Sequence[int], axis: int, index: int) -> Content:
+    axis %= len(shape)
+    row = (*shape[:axis], 1, *shape[axis + 1 :])
+    return _padded(context, linear.reshape(gradient, row), axis, index % shape[axis])
+
+
+def _padded(context: Context, part: Value, axis: int, start: int) -> Content:
+    before, after = [0] * len(part.shape), [0] * len(part.shape)
+    before[axis], after[axis] = start, context.shape[axis] - start - part.shape[axis]
+    return linear.pad(part, before, after)
+
+
+@rule(aten.diagonal_backward.default)
+def diagonal_backward(
+    context: Context, gradient: Value, shape: Sequence[int], offset: int, first: int, second: int
+) -> Content:
+    zeros = Uniform(0.0, context.shape)
+    return _placed(context, zeros, gradient, lambda old, new: torch.diagonal_scatter(old, new, offset, first, second))
+
+
+@rule(aten.unfold_backward.default)
+def unfold_backward(
+    context: Context, gradient: Value, shape: Sequence[int], axis: int, size: int, step: int
+) -> Content:
+    return _added(context, Uniform(0.0, context.shape), gradient, _positions(shape).unfold(axis, size, step))
 
 
 @rule(aten.repeat.default)

@@ -265,7 +265,8 @@ def _in_place_view(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs:
 def _metas(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What PyTorch says of the result: shapes, strides, element types."""
     try:
-        return func(*tree_map(_to_meta, args), **tree_map(_to_meta, kwargs))
+        # Told a device, as the backward passes do, PyTorch makes a tensor there: only its shape is wanted.
+        return tree_map(_to_meta, func(*tree_map(_to_meta, args), **tree_map(_to_meta, kwargs)))
     except NotImplementedError:
         raise UnsupportedOperation("the shape of its result depends on elements (a mask as index?)") from None
 
