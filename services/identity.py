@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -50,6 +50,16 @@ _SEALING_BLOCK = re.compile(
     rb"-----BEGIN PARLEY SEALING KEY-----\n([A-Za-z0-9+/=\n]+)-----END PARLEY SEALING KEY-----\n?\Z"
 )
 MAXIMUM_BUNDLE_BYTES = 16384
+
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises of a damaged certificate; it is parsed only as far as it is asked for, each time anew."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,8 @@ def certificate_identity(certificate: x509.Certificate) -> Caller:
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         uris = []
+    except _DAMAGED as error:
+        raise IdentityError("the names in the certificate are damaged: have it issued or sent again") from error
     ours = [uri for uri in uris if uri.startswith("parley://")]
     if len(ours) != 1:
         raise IdentityError(
@@ -348,6 +360,13 @@ def check_certificate(certificate: x509.Certificate, authority: x509.Certificate
 
     TLS would say no more than "Socket closed" of any of these.
     """
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (*_DAMAGED, InvalidSignature) as error:
+        raise IdentityError(
+            f"{where} was not issued by the authority of {AUTHORITY_CERTIFICATE} "
+            f"({authority.subject.rfc4514_string()}): take both from the same authority"
+        ) from error
     now = datetime.now(UTC)
     for what, checked in (("", certificate), ("the authority of ", authority)):
         if now > checked.not_valid_after_utc:
@@ -360,13 +379,6 @@ def check_certificate(certificate: x509.Certificate, authority: x509.Certificate
                 f"{what}{where} is valid only from {checked.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on "
                 f"(now {now:%Y-%m-%d %H:%M}): set this machine's clock, or wait"
             )
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise IdentityError(
-            f"{where} was not issued by the authority of {AUTHORITY_CERTIFICATE} "
-            f"({authority.subject.rfc4514_string()}): take both from the same authority"
-        ) from error
     return certificate_identity(certificate)
 
 
@@ -383,15 +395,16 @@ def verify_bundle(bundle: bytes, authority_pem: bytes | None, role: Role, name: 
         block = base64.b64decode(match[1])
         certificate = x509.load_pem_x509_certificate(bundle[: match.start()])
         authority = None if authority_pem is None else x509.load_pem_x509_certificate(authority_pem)
-    except ValueError as error:
+        key = certificate.public_key()
+    except _DAMAGED as error:
         raise IdentityError(f"{where} is damaged: have it sent again") from error
-    holder = certificate_identity(certificate)
+    # The issuer first: nothing else in a certificate means anything before its signature does.
+    holder = (
+        certificate_identity(certificate) if authority is None else check_certificate(certificate, authority, where)
+    )
     if (holder.role, holder.name) != (role, name):
         raise IdentityError(f"{where} is that of {holder}")
-    if authority is not None:
-        check_certificate(certificate, authority, where)
     public, signature = block[:32], block[32:]
-    key = certificate.public_key()
     try:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise InvalidSignature
@@ -429,7 +442,7 @@ def _read(path: Path) -> bytes:
 def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(_read(path))
-    except ValueError as error:
+    except _DAMAGED as error:
         raise IdentityError(f"{path} holds no certificate in PEM form") from error
 
 
@@ -439,7 +452,7 @@ def _read_private(path: Path) -> object:
         raise IdentityError(f"others than the owner may read {path}: chmod 600 {path}")
     try:
         return serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError) as error:
+    except _DAMAGED as error:
         raise IdentityError(f"{path} holds no private key in PEM form") from error
 
 

@@ -56,12 +56,13 @@ class Server:
         self._methods: set[str] = set()
         self._server = grpc.server(
             ThreadPoolExecutor(streams + _SPARE_THREADS, thread_name_prefix="call"),
+            maximum_concurrent_rpcs=streams + _SPARE_THREADS,  # beyond, a call would wait for a thread in silence
             interceptors=[_Interceptor(identity is None, self.metrics)],
             options=[
                 *channel_options(keepalive or KeepaliveSettings()),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
                 ("grpc.http2.max_ping_strikes", 0),
-                ("grpc.max_concurrent_streams", streams + _SPARE_THREADS),
+                ("grpc.max_concurrent_streams", 4 * (streams + _SPARE_THREADS)),
                 ("grpc.so_reuseport", 0),
             ],
         )

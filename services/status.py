@@ -69,6 +69,8 @@ def explain(error: Any, target: str) -> ParleyError:
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unreachable(f"{target} did not answer in time ({details})")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Unreachable(f"{target} has no room for this call ({details}): try again later, or raise its limits")
     if code is grpc.StatusCode.CANCELLED:
         return SessionClosed(f"the call to {target} was cancelled: {details}")
     for kind, known in _CODES:

@@ -65,7 +65,7 @@ _FRAME_COST = 256  # bytes that a waiting frame takes beside its payload, so tha
 
 
 class _Call(Protocol):
-    """What a stream needs of gRPC. The four methods return at once; their outcome comes as the stream's `_sent`,
+    """What a stream needs of gRPC. The methods return at once; their outcome comes as the stream's `_sent`,
     `_received` and `_ended`."""
 
     def send(self, frame: bytes) -> None:
@@ -79,6 +79,26 @@ class _Call(Protocol):
 
     def cancel(self) -> None:
         """Cut the stream."""
+
+    def over(self) -> None:
+        """The stream has ended: nothing more will be asked of it."""
+
+
+class _NoCall:
+    """What a stream that is over has instead of a call."""
+
+    def send(self, frame: bytes) -> None: ...
+
+    def receive(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    def over(self) -> None: ...
+
+
+_NO_CALL = _NoCall()
 
 
 class FrameStream:
@@ -347,8 +367,11 @@ class FrameStream:
         self._inbox.put(failure)
         if timer is not None:
             timer.cancel()
-        if finish and self._call is not None:
-            self._call.finish()
+        call, self._call = self._call, _NO_CALL  # gRPC frees a call, and its place in the connection, with its object
+        if call is not None:
+            if finish:
+                call.finish()
+            call.over()
 
     # ---- attaching to gRPC ----------------------------------------------------------------------------------------
 
@@ -469,6 +492,8 @@ class _ClientCall:
     def cancel(self) -> None:
         self._rendezvous.cancel()
 
+    def over(self) -> None: ...
+
     def _start(self, operation: Any, token: object, handler: Callable[[Any], bool]) -> None:
         reason = "the call was over"
         with self._state.condition:
@@ -530,6 +555,8 @@ class _ServerCall:
     def cancel(self) -> None:
         self._context.cancel()
 
+    def over(self) -> None: ...
+
     def wait(self) -> None:
         """Hold the handler until this side is finished."""
         self._end.wait()
@@ -578,7 +605,7 @@ class _IteratorCall:
         self._replies = replies
         self._cancel = cancel
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
-        self._wanted: SimpleQueue[None] = SimpleQueue()
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
         self._reader: threading.Thread | None = None
 
     def bind(self, replies: Iterator[bytes], cancel: Callable[[], object]) -> None:
@@ -595,7 +622,7 @@ class _IteratorCall:
         self._outbox.put(frame)
 
     def receive(self) -> None:
-        self._wanted.put(None)
+        self._wanted.put(True)
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, name=f"frames of {self._stream.peer}", daemon=True)
             self._reader.start()
@@ -607,10 +634,12 @@ class _IteratorCall:
         if self._cancel is not None:
             self._cancel()
 
+    def over(self) -> None:
+        self._wanted.put(False)
+
     def _read(self) -> None:
         assert self._replies is not None
-        while True:
-            self._wanted.get()
+        while self._wanted.get():
             try:
                 frame = next(self._replies)
             except StopIteration:

@@ -70,9 +70,9 @@ class Bob:
         return mine, expected.wait(5)
 
 
-def start_bob(identity_of: Callable[[Role, str], Identity | None]) -> Iterator[Bob]:
+def start_bob(identity_of: Callable[[Role, str], Identity | None], streams: int = 64) -> Iterator[Bob]:
     gate = SessionGate(patience=0.3)
-    server = Server("127.0.0.1:0", identity_of("party", "bob"))
+    server = Server("127.0.0.1:0", identity_of("party", "bob"), streams=streams)
     service = PartyService(gate)
     server.add_service(party_pb2_grpc.add_PartyServicer_to_server, service, raw=["Exchange"])
     server.start()
