@@ -120,10 +120,10 @@ class LocalSession:
 
         def open_party(index: int) -> None:
             party = Party(index, self.parties, (data or {}).get(self.parties[index], _no_data))
-            self._runtimes.append(PartyRuntime(self._identity, party, peers[index], dealer_ends[index][0]))
+            self._runtimes.append(PartyRuntime(self._identity, party, peers[index], dealer_ends[index][1]))
 
         def open_dealer() -> None:
-            self._dealer = DealerRuntime(self._identity, [there for _, there in dealer_ends])
+            self._dealer = DealerRuntime(self._identity, [here for here, _ in dealer_ends])
 
         self._together([open_dealer, *(partial(open_party, index) for index in range(count))])
         self._runtimes.sort(key=lambda runtime: runtime.index)
