@@ -55,9 +55,10 @@ class CoordinatorService(SessionServicer):
         self.scheduler.start()
 
     def drain(self) -> None:
-        """Take no more jobs, end those that run, and let the watchers go."""
+        """Take no more jobs, end those that run and the interactive sessions, and let the watchers go."""
         self._stopping.set()
         self.scheduler.stop()
+        self.sessions.close()
 
     def close(self) -> None:
         """Let go of the file."""

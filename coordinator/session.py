@@ -575,6 +575,7 @@ class SessionManager:
         self._lock = threading.Lock()
         self._connections: dict[Caller, Connection] = {}
         self._sessions: dict[str, ClusterSession] = {}
+        self._stopping = False
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -602,6 +603,8 @@ class SessionManager:
         verify_bundle(submitter_bundle, authority, "submitter", submitter)
         limit = self.settings.limits.sessions
         with self._lock:
+            if self._stopping:
+                raise Denied("the coordinator is stopping: try again when it is back")
             if len(self._sessions) >= limit:
                 raise Denied(f"the coordinator has {limit} sessions already (limits.sessions): try again later")
         id = secrets.token_hex(16)
@@ -626,7 +629,6 @@ class SessionManager:
                 dealer=session.dealer_node,
                 submitter=submitter,
                 submitter_identity_bundle=submitter_bundle,
-                party_identity_bundles=session.party_identity_bundles,
             )
         with self._lock:
             self._sessions[id] = session
@@ -680,7 +682,9 @@ class SessionManager:
         return found
 
     def close(self, cause: str = "the coordinator is stopping") -> None:
-        """End all sessions and connections."""
+        """End all sessions and connections; no more are opened."""
+        with self._lock:
+            self._stopping = True
         for session in self.sessions:
             session.close(cause)
         with self._lock:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import grpc
 
-from parley.errors import ProtocolError, Unreachable
+from parley.errors import InputError, PlanError, ProtocolError, Unreachable
 from parley.plan.checker import SUBMITTER
-from parley.protocols.base import Party, Value
+from parley.plan.graph import Plan
+from parley.protocols.base import Array, Party, Value
 from parley.runtime.channel import Channel
 from parley.runtime.party import PartyRuntime
 from parley.runtime.session import Execution, Revealed, Statistics
@@ -18,12 +20,15 @@ from party_node.datasets import DatasetStore
 from party_node.results import ResultStore
 from services.client import Connection
 from services.identity import Caller, Identity
+from services.logs import get_logger
 from services.node import Node, NodeSession, identity_of, run
 from services.protocol import party_pb2_grpc
 from services.protocol import session_pb2 as pb
 from services.settings import PartySettings
 from services.streams import FrameStream, open_stream
 from services.values import open_share, seal_part
+
+_log = get_logger(__name__)
 
 DATASETS = "datasets"
 """Where, in a node's data directory, its registered datasets are."""
@@ -97,7 +102,7 @@ class PartySession(NodeSession):
             None,
             *(later[peer] for peer in range(index + 1, len(callers))),
         ]
-        self._runtime = PartyRuntime(self.id.encode(), Party(index, self.parties, node.datasets.load), peers, dealer)
+        self._runtime = PartyRuntime(self.id.encode(), Party(index, self.parties, self._data), peers, dealer)
 
     def _call(self, peer: Caller, address: str, method: str) -> FrameStream:
         if not address:
@@ -118,6 +123,30 @@ class PartySession(NodeSession):
             connection.close()
             raise
         return self.keep(stream, connection)
+
+    def check_plan(self, plan: Plan) -> None:
+        """Raise PlanError unless the plan takes this party's data as they were declared when they were registered.
+
+        A plan that declared less would have values refused as it runs, and the refusal would tell of the data.
+        """
+        for index, node in plan.with_operation("input"):
+            if node.integer("party") != self._index:
+                continue
+            tensor = self._party_node.datasets.describe(node.text("dataset"))
+            if tensor.shape != node.type.shape:
+                said = f"dataset {tensor.name} has shape {tensor.shape}, the plan says {node.type.shape}"
+                raise PlanError(f"{said}: record the job again", index, node.line)
+            if round(math.ldexp(tensor.bound, node.type.scale)) >= 1 << node.type.bound:
+                said = f"dataset {tensor.name} is declared up to {tensor.bound:g}, the plan allows less"
+                raise PlanError(f"{said}: record the job again", index, node.line)
+
+    def _data(self, name: str) -> Array:
+        """One of this party's tensors; what is wrong with its file is for the operator alone to read."""
+        try:
+            return self._party_node.datasets.load(name)
+        except InputError as error:
+            _log.error("dataset refused", session=self.id, dataset=name, cause=str(error))
+            raise InputError(f"dataset {name} is not as it was registered; the log of this node says more") from None
 
     def announce(self, execution: Execution) -> None:
         """Let the dealer work ahead."""

@@ -25,6 +25,7 @@ import torch
 
 from parley.errors import Denied, InputError, NotFound, PlanError, ProtocolError, SessionClosed
 from parley.plan.cost import cost_of_schedule, value_bytes
+from parley.plan.graph import Plan
 from parley.plan.wire import plan_from_bytes
 from parley.protocols.base import Value
 from parley.runtime.session import Execution, Prepared, Statistics
@@ -192,6 +193,9 @@ class NodeSession(ABC):
     def open(self) -> None:
         """Open the streams to the other nodes (`keep` each), and the runtime."""
 
+    def check_plan(self, plan: Plan) -> None:  # noqa: B027 - the dealer has nothing to add
+        """Raise PlanError where the plan, though legal, does not fit this node."""
+
     @abstractmethod
     def announce(self, execution: Execution) -> None:
         """An execution will follow."""
@@ -334,6 +338,7 @@ class NodeSession(ABC):
         if plan.parties != self.parties:
             raise PlanError(f"the plan is for {', '.join(plan.parties)}, the session of {', '.join(self.parties)}")
         prepared = Prepared.of(plan)
+        self.check_plan(plan)
         memory = cost_of_schedule(prepared.schedule).peak_memory
         if memory > self._limits.memory_bytes:
             raise PlanError(f"the plan needs {memory} bytes of memory, the limit is {self._limits.memory_bytes}")
@@ -416,10 +421,12 @@ class NodeSession(ABC):
             over = self._over
             if over is None:
                 self._streams.append(stream)
-            if connection is not None and connection not in self._connections:
-                self._connections.append(connection)
+                if connection is not None:
+                    self._connections.append(connection)
         if over is not None:
             stream.close(over)
+            if connection is not None:
+                _close_later([connection])
             raise SessionClosed(over)
         return stream
 
@@ -448,15 +455,19 @@ class NodeSession(ABC):
         self._work.put(None)
         self._node.forget(self)
         _log.info("session ended", session=self.id, job=self.job, cause=cause, kind=kind or "gone")
-        # The streams tell their peers the cause before the connections go.
-        timer = threading.Timer(GRACE_SECONDS, _close, (connections,))
-        timer.daemon = True
-        timer.start()
+        _close_later(connections)
 
 
-def _close(connections: Sequence[Connection]) -> None:
-    for connection in connections:
-        connection.close()
+def _close_later(connections: Sequence[Connection]) -> None:
+    """Close connections once their streams have told the peers why."""
+
+    def close() -> None:
+        for connection in connections:
+            connection.close()
+
+    timer = threading.Timer(GRACE_SECONDS, close)
+    timer.daemon = True
+    timer.start()
 
 
 # ---- the process ----------------------------------------------------------------------------------------------------

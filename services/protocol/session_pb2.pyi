@@ -314,26 +314,6 @@ class OpenSession(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class PartyIdentityBundlesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.bytes
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.bytes = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     SESSION_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
@@ -342,7 +322,6 @@ class OpenSession(_message.Message):
     DEALER_FIELD_NUMBER: _builtins.int
     SUBMITTER_FIELD_NUMBER: _builtins.int
     SUBMITTER_IDENTITY_BUNDLE_FIELD_NUMBER: _builtins.int
-    PARTY_IDENTITY_BUNDLES_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     attempt: _builtins.int
     """Grows with every attempt at the same job; a node refuses an attempt that is not newer than what it has seen."""
@@ -357,10 +336,6 @@ class OpenSession(_message.Message):
 
     @_builtins.property
     def dealer(self) -> Global___Node: ...
-    @_builtins.property
-    def party_identity_bundles(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
-        """Every party's identity bundle by name, so that a reveal can be sealed to a party that is not its own."""
-
     def __init__(
         self,
         *,
@@ -372,11 +347,10 @@ class OpenSession(_message.Message):
         dealer: Global___Node | None = ...,
         submitter: _builtins.str = ...,
         submitter_identity_bundle: _builtins.bytes = ...,
-        party_identity_bundles: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dealer", b"dealer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dealer", b"dealer", "index", b"index", "job", b"job", "parties", b"parties", "party_identity_bundles", b"party_identity_bundles", "session", b"session", "submitter", b"submitter", "submitter_identity_bundle", b"submitter_identity_bundle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dealer", b"dealer", "index", b"index", "job", b"job", "parties", b"parties", "session", b"session", "submitter", b"submitter", "submitter_identity_bundle", b"submitter_identity_bundle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ from parley.errors import (
     Unreachable,
 )
 from parley.plan.builder import Builder
-from parley.plan.graph import Plan
+from parley.plan.graph import Kind, Plan, Type
 from parley.plan.wire import plan_hash, plan_to_bytes
 from parley.remote import RemoteBackend
 from services import parts
@@ -162,6 +162,25 @@ def test_five_parties_compute_on_what_the_caller_holds(cluster: Processes) -> No
         assert torch.allclose(product, tensor @ tensor.T, atol=1e-3)
 
 
+def test_many_repetitions_travel_in_several_commands(cluster: Processes) -> None:
+    builder = Builder(("alice", "bob"))
+    given = builder.add("argument", name="given", shape=(2,), scale=0, bound=20)
+    kept = builder.add("load", slot="total", kind=int(Kind.SHARED), shape=(2,), scale=0, bound=40)
+    total = builder.add("add", kept, given, bound=40)
+    builder.add("store", total, slot="total")
+    builder.add("reveal", total, name="total", receivers=("submitter",))
+    plan = builder.finish()
+    with cluster.connect(parties=("alice", "bob")) as remote:
+        backend = remote.recorder.backend
+        backend.put("sum", Type(Kind.SHARED, (2,), 0, 40), np.zeros(2, np.int64))
+        rows = [{"given": np.array([k, -k])} for k in range(100)]
+        slots = {"total": "sum"}
+        assert backend.execute(plan, slots, slots, rows, wait=False) == {}
+        found = backend.execute(plan, slots, slots, rows[:70], wait=True)
+        assert [entry.executions for entry in backend.statistics] == [170, 170]
+    assert found["total"].values.tolist() == [4950 + 2415, -4950 - 2415]
+
+
 def test_large_values_travel_in_parts(cluster: Processes) -> None:
     values = torch.arange(1_200_000, dtype=torch.float32) / 1024  # 9.6 MB a share, above gRPC's limit of a message
     with cluster.connect(parties=("alice", "bob")) as remote:
@@ -193,14 +212,15 @@ def test_only_a_submitter_opens_a_session(cluster: Processes) -> None:
 def test_an_error_at_a_party_ends_the_session_with_its_own_words(cluster: Processes) -> None:
     changed = cluster.folder("bob") / "secret.npy"
     kept = changed.read_bytes()
-    with pytest.raises(InputError, match=r"party bob: .*secret\.npy"):  # noqa: PT012
+    with pytest.raises(InputError, match="party bob: dataset secret is not as it was registered"):  # noqa: PT012
         with cluster.connect(parties=("alice", "bob", "carol")) as remote:
             session = session_of(remote)
             changed.write_bytes(kept[:-1] + b"?")
             (remote.dataset("alice/secret") + remote.dataset("bob/secret")).reveal()
     changed.write_bytes(kept)
     for node in ("alice", "bob", "carol", "dealer"):
-        assert cause_at(cluster, node, session).startswith("party bob: ")
+        assert cause_at(cluster, node, session).startswith("party bob: dataset secret")
+        assert ("secret.npy" in cluster.log(node)) == (node == "bob"), "where bob keeps its files is bob's affair"
 
 
 # ---- commands that a node refuses -----------------------------------------------------------------------------------
@@ -294,10 +314,10 @@ def rogue(cluster: Processes) -> Iterator[Rogue]:
     session.close()
 
 
-def doubling(parties: tuple[str, ...] = ("alice", "bob")) -> Plan:
+def doubling(parties: tuple[str, ...] = ("alice", "bob"), shape: int = 1, bound: int = 32) -> Plan:
     """Reveals twice what alice holds to alice."""
     builder = Builder(parties)
-    value = builder.add("input", party=0, dataset="secret", shape=(1,), scale=16, bound=32)
+    value = builder.add("input", party=0, dataset="secret", shape=(shape,), scale=16, bound=bound)
     shared = builder.add("share", value)
     builder.add("reveal", builder.add("add", shared, shared), name="double", receivers=("alice",))
     return builder.finish()
@@ -348,6 +368,16 @@ REFUSALS: dict[str, tuple[Callable[[Rogue, bytes], None], str, str]] = {
         lambda rogue, plan: rogue.everywhere(load_plan=pb.LoadPlan(plan=plan_to_bytes(doubling(("alice", "carol"))))),
         "PlanError",
         "the plan is for alice, carol",
+    ),
+    "a plan that would try how large the data are": (
+        lambda rogue, plan: rogue.everywhere(load_plan=pb.LoadPlan(plan=plan_to_bytes(doubling(bound=27)))),
+        "PlanError",
+        "is declared up to 3517.25, the plan allows less",
+    ),
+    "a plan for rows that are not there": (
+        lambda rogue, plan: rogue.everywhere(load_plan=pb.LoadPlan(plan=plan_to_bytes(doubling(shape=2)))),
+        "PlanError",
+        "dataset secret has shape (1,)",
     ),
     "bytes that are no plan": (
         lambda rogue, plan: rogue.everywhere(load_plan=pb.LoadPlan(plan=b"\xff" * 9)),
