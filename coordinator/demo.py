@@ -26,7 +26,7 @@ from coordinator.jobs import state_name, submission
 from coordinator.local_cluster import LocalCluster, Report
 from coordinator.progress import follow
 from coordinator.results import MODEL, JobResult, fetch_result, write_result
-from coordinator.submission import RecordedJob, datasets_from, described, read_job, record_job
+from coordinator.submission import RecordedJob, ask_descriptions, read_job, record_job
 from parley.errors import InputError, ParleyError, ProtocolError
 from party_node.datasets import DatasetStore
 from services.protocol import coordinator_pb2 as pb
@@ -156,7 +156,7 @@ def _train(cluster: LocalCluster, job_file: Path) -> tuple[pb.Job, RecordedJob, 
     """Submit the job, follow it, and take the result."""
     with CoordinatorClient(find_coordinator(cluster=cluster.directory)) as client:
         job, text = read_job(job_file)
-        recorded = record_job(job_file, datasets_from(described(client.datasets()), "the coordinator"), job, text)
+        recorded = record_job(job_file, ask_descriptions(client, job), job, text)
         request = submission(text, recorded.recording.stages, uuid4().hex, client.identity.bundle)
         queued = client.submit(request)
         ended = follow(client, queued.id)

@@ -170,6 +170,8 @@ class LocalCluster:
                     if node.pid() is None:
                         started[node.name] = self._spawn(node)
                 self._wait(started, timeout)
+                if started:
+                    self._wait_for_each_other(timeout)
             except BaseException:
                 self._stop([node for node in self.nodes if node.name in started])
                 raise
@@ -239,6 +241,17 @@ class LocalCluster:
                 raise Unreachable(f"{names} did not serve within {timeout:g} s; see {waiting[0].log_path}")
             if waiting:
                 time.sleep(0.1)
+
+    def _wait_for_each_other(self, timeout: float) -> None:
+        """Wait until the coordinator reaches every node: of one that was started again it learns after a moment."""
+        from coordinator.client import CoordinatorClient, find_coordinator
+
+        end = time.monotonic() + timeout
+        with CoordinatorClient(find_coordinator(cluster=self.directory)) as client:
+            while missing := [status for status in client.nodes() if not status.reachable]:
+                if time.monotonic() > end:
+                    raise Unreachable(f"the coordinator does not reach {missing[0].node.name}: {missing[0].reason}")
+                time.sleep(0.2)
 
     def _stop(self, nodes: list[LocalNode]) -> None:
         """Ask, wait, and end by force what has not ended; only processes that `pid` knows to be ours."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.client import CoordinatorClient
 from coordinator.jobfile import Job, parse_job
 from coordinator.recording import Recording, Stage, record
-from parley.errors import InputError
+from parley.errors import InputError, Unreachable
 from parley.plan.cost import Cost, cost
 from parley.plan.wire import plan_hash
 from parley.pytorch.recorder import Dataset
@@ -69,6 +70,17 @@ def read_descriptions(path: Path) -> dict[str, Dataset]:
     except ValueError as error:
         raise InputError(f"{path}: not what `parley data list --format json` prints ({error})") from error
     return datasets_from(rows, str(path))
+
+
+def ask_descriptions(client: CoordinatorClient, job: Job) -> dict[str, Dataset]:
+    """What the parties say of their data now; raises Unreachable where one of the job's does not answer."""
+    found = datasets_from(described(client.datasets()), "the coordinator")
+    silent = set(job.parties) - {dataset.party for dataset in found.values()}
+    if silent:
+        for status in client.nodes():
+            if status.node.name in silent and not status.reachable:
+                raise Unreachable(f"the coordinator cannot ask party {status.node.name} for its data: {status.reason}")
+    return found
 
 
 def read_job(path: Path) -> tuple[Job, str]:

@@ -36,14 +36,14 @@ def validate(
     format: FormatOption = Format.table,
 ) -> None:
     """Check a job without running it: shapes, who learns what, rounds, bytes, multiply-adds and memory."""
-    from coordinator.submission import datasets_from, described, forecast, read_descriptions, read_job, record_job
+    from coordinator.submission import ask_descriptions, forecast, read_descriptions, read_job, record_job
 
     job, text = read_job(file)
     if descriptions is not None:
         datasets = read_descriptions(descriptions)
     else:
         with _client(coordinator, identity, cluster) as client:
-            datasets = datasets_from(described(client.datasets()), "the coordinator")
+            datasets = ask_descriptions(client, job)
     found = forecast(record_job(file, datasets, job, text), datasets)
     if format is not Format.table:
         print_record(found, format)
@@ -91,13 +91,13 @@ def submit(
 ) -> None:
     """Record a job on this machine and queue it; with --wait follow it and write its results to --out."""
     from coordinator.results import check_writable, job_record
-    from coordinator.submission import datasets_from, described, read_job, record_job
+    from coordinator.submission import ask_descriptions, read_job, record_job
 
     job, text = read_job(file)
     if out is not None:
         check_writable(out)
     with _client(coordinator, identity, cluster) as client:
-        recorded = record_job(file, datasets_from(described(client.datasets()), "the coordinator"), job, text)
+        recorded = record_job(file, ask_descriptions(client, job), job, text)
         queued = _submit(client, recorded, key)
         say(f"job {queued.id} ({queued.name}) is with the coordinator; `parley job watch {queued.id}` follows it")
         if wait or out is not None:
