@@ -270,7 +270,7 @@ def full_like(context: Context, operand: Content, number: float, **keywords: Any
 
 
 @rule(aten.new_zeros.default, aten.new_empty.default, aten.new_empty_strided.default, aten.empty_like.default)
-def new_zeros(context: Context, operand: Content, *arguments: Any, **keywords: Any) -> Content:
+def new_zeros(context: Context, operand: Content, *sizes: Any, **keywords: Any) -> Content:
     return Uniform(0.0, context.shape)
 
 
