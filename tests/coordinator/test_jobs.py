@@ -43,7 +43,7 @@ def job_file(running: Running, tmp_path: Path, base: str = "softmax", **train: A
 
 def submit_long(parley: Run, running: Running, tmp_path: Path) -> str:
     """A job that would take minutes, once it trains; its name."""
-    file = job_file(running, tmp_path, epochs=150, batch_size=4)
+    file = job_file(running, tmp_path, "mlp", epochs=150, batch_size=60)
     file.write_text(file.read_text().replace("every: epoch", "every: end"))
     done = parley("job", "submit", file, *running.options, "--format", "json")
     assert done.code == 0, done
