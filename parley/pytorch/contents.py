@@ -38,6 +38,12 @@ def expand(content: Content, shape: Sequence[int]) -> Content:
     return linear.expand(content, shape)
 
 
+def reshape(content: Content, shape: Sequence[int]) -> Content:
+    if isinstance(content, Uniform):
+        return Uniform(content.number, tuple(shape))
+    return linear.reshape(content, shape)
+
+
 def result_shape(left: Operand, right: Operand) -> tuple[int, ...]:
     return tuple(np.broadcast_shapes(shape_of(left), shape_of(right)))
 

@@ -37,13 +37,16 @@ def correct(scores: torch.Tensor, targets: torch.Tensor) -> SecretTensor:
     else:
         predicted = order.argmax_bits(value)
         if tuple(targets.shape) == (rows, classes):
+            if targets.dtype.is_floating_point and labels.scale > 0:  # ones and zeros, but nobody said so
+                labels = order.to_ring(order.logical_not(order.less_scalar(labels, 0.5)))
             hits = order.select(predicted, labels)
-        elif targets.numel() == rows:
+        elif targets.numel() == rows and not targets.dtype.is_floating_point:
             one_hot = order.one_hot(linear.reshape(labels, (rows,)), classes)
             hits = order.to_ring(order.logical_and(predicted, one_hot))
         else:
             raise InputError(
-                f"targets of shape {tuple(targets.shape)} do not fit scores of shape {tuple(scores.shape)}"
+                f"targets of shape {tuple(targets.shape)} and type {targets.dtype} do not fit scores of shape "
+                f"{tuple(scores.shape)}; give one-hot rows, or class indices as integers"
             )
     return wrap(recorder, linear.sum_axes(hits), torch.empty((), dtype=torch.int64, device="meta"))
 

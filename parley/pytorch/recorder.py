@@ -367,6 +367,13 @@ class Recorder:
 
         `wait`: for the results; by default where the submitter is a receiver.
         """
+        for receiver in receivers:
+            if receiver not in (SUBMITTER, *self.backend.parties):
+                raise InputError(
+                    f"{receiver!r} is none of the parties {', '.join(self.backend.parties)}; nothing was revealed to it"
+                )
+        if not receivers:
+            raise InputError("a reveal needs a receiver")
         for name, content in contents:
             value = self.materialise(content)
             self.builder.add("reveal", linear.shared(value), name=name, receivers=tuple(receivers))

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from parley.errors import UnsupportedOperation
+from parley.errors import InputError, UnsupportedOperation
 from parley.functions import linear, neural, order, smooth
 from parley.plan.builder import Value
+from parley.plan.graph import Kind
 from parley.pytorch import contents
 from parley.pytorch.contents import ring, unary
 from parley.pytorch.recorder import Content, Uniform
-from parley.pytorch.table import Context, aten, rule
+from parley.pytorch.table import Context, aten, rule, rule_on_plain
 
 _NONE, _MEAN, _SUM = 0, 1, 2
 """PyTorch's codes for a loss's reduction."""
@@ -176,46 +177,55 @@ def softplus_backward(context: Context, gradient: Content, operand: Content, bet
     return contents.multiply(gradient, sigmoid(context, contents.multiply(operand, beta)))
 
 
-def _targets(context: Context, target: Content, classes: int, weight: Content | None, ignored: int) -> Value:
-    """One-hot bits (…, classes) of class indices."""
+def _targets(context: Context, target: Any, classes: int, weight: Any, ignored: int) -> Value:
+    """Class indices as one-hot rows (…, classes): bits of secret ones, an argument of public ones."""
     if weight is not None:
-        raise UnsupportedOperation("class weights with secret class indices; give one-hot targets")
+        raise UnsupportedOperation("class weights with class indices; give one-hot targets")
+    if 0 <= ignored < classes:
+        raise UnsupportedOperation(f"ignore_index={ignored}: how many rows count would depend on secrets")
     if isinstance(target, Uniform):
-        target = context.recorder.materialise(target)
-    if target.shape == ():
-        target = linear.reshape(target, (1,))
-    return order.one_hot(target, classes)
+        target = torch.full(target.shape, int(target.number))
+    if isinstance(target, torch.Tensor):
+        if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < classes:
+            raise InputError(f"a target is not one of the classes 0 to {classes - 1}")
+        rows = F.one_hot(target.reshape(-1), classes)
+        return context.recorder.argument(rows.numpy(), 1).with_total(1.0)
+    return order.one_hot(linear.reshape(target, (math.prod(target.shape),)), classes)
 
 
-@rule(aten.nll_loss_forward.default)
+@rule_on_plain(aten.nll_loss_forward.default)
 def nll_loss(
-    context: Context, log_probabilities: Content, target: Content, weight: Content | None, reduction: int, ignored: int
+    context: Context, log_probabilities: Any, target: Any, weight: Any, reduction: int, ignored: int
 ) -> tuple[Content, Content]:
-    value = context.recorder.materialise(log_probabilities)
-    chosen = order.pick(_targets(context, target, value.shape[-1], weight, ignored), value)
-    rows = math.prod(chosen.shape)
+    value = context.recorder.materialise(context.content(log_probabilities))
+    rows = linear.reshape(value, (math.prod(value.shape[:-1]), value.shape[-1]))
+    hot = _targets(context, target, value.shape[-1], weight, ignored)
+    if hot.kind == Kind.PUBLIC:
+        chosen = linear.sum_axes(linear.multiply(rows, hot), (-1,))
+    else:
+        chosen = order.pick(hot, rows)
     loss = linear.negate(chosen)
     if reduction == _NONE:
         return linear.reshape(loss, context.shape), Uniform(0.0, ())
-    return _reduce(context, loss, reduction), Uniform(float(rows), ())
+    return _reduce(context, loss, reduction), Uniform(float(rows.shape[0]), ())
 
 
-@rule(aten.nll_loss_backward.default)
+@rule_on_plain(aten.nll_loss_backward.default)
 def nll_loss_backward(
     context: Context,
-    gradient: Content,
-    log_probabilities: Content,
-    target: Content,
-    weight: Content | None,
+    gradient: Any,
+    log_probabilities: Any,
+    target: Any,
+    weight: Any,
     reduction: int,
     ignored: int,
-    total_weight: Content,
+    total_weight: Any,
 ) -> Content:
     shape = context.shape
-    one_hot = order.to_ring(_targets(context, target, shape[-1], weight, ignored)).with_total(1.0)
+    one_hot = contents.ring(_targets(context, target, shape[-1], weight, ignored)).with_total(1.0)
     hot = linear.reshape(one_hot, shape)
-    rows = math.prod(shape[:-1])
-    if reduction == _NONE and isinstance(gradient, Value):
-        gradient = linear.reshape(gradient, (*gradient.shape, 1))
-    factor = contents.multiply(gradient, -1 / rows if reduction == _MEAN else -1)
+    gradient = context.content(gradient)
+    if reduction == _NONE:
+        gradient = contents.reshape(gradient, (*contents.shape_of(gradient), 1))
+    factor = contents.multiply(gradient, -1 / math.prod(shape[:-1]) if reduction == _MEAN else -1)
     return contents.multiply(hot, factor)

@@ -271,7 +271,7 @@ def index(context: Context, operand: Content, indices: Sequence[Any]) -> Content
 
 @rule_on_plain(aten.index_put.default, aten._unsafe_index_put.default)
 def index_put(context: Context, base: Any, indices: Sequence[Any], new: Any, accumulate: bool = False) -> Content:
-    base, new, key = _recorded(context, base), _recorded(context, new), _key(indices)
+    base, new, key = context.content(base), context.content(new), _key(indices)
     if accumulate:
         return _added(context, base, new, _positions(context.shape)[key])
     return _placed(context, base, new, lambda old, added: old.index_put(_tensors(key), added))
@@ -282,27 +282,21 @@ def _tensors(key: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(item if isinstance(item, torch.Tensor) else None for item in key)
 
 
-def _recorded(context: Context, item: Any) -> Content:
-    """The content of an operand that may be a plain tensor."""
-    content: Content = context.operand(item) if isinstance(item, torch.Tensor) else item
-    return content
-
-
 @rule_on_plain(aten.gather.default)
 def gather(context: Context, operand: Any, axis: int, index: Any, sparse_grad: bool = False) -> Content:
-    operand = _recorded(context, operand)
+    operand = context.content(operand)
     return _taken(context, operand, _positions(contents.shape_of(operand)).gather(axis, _plain_index(index)))
 
 
 @rule_on_plain(aten.index_add.default)
 def index_add(context: Context, base: Any, axis: int, index: Any, new: Any, alpha: float = 1) -> Content:
-    base, new = _recorded(context, base), contents.multiply(_recorded(context, new), alpha)
+    base, new = context.content(base), contents.multiply(context.content(new), alpha)
     return _added(context, base, new, _positions(context.shape).index_select(axis, _plain_index(index)))
 
 
 @rule_on_plain(aten.scatter_add.default)
 def scatter_add(context: Context, base: Any, axis: int, index: Any, new: Any) -> Content:
-    base, new, chosen = _recorded(context, base), _recorded(context, new), _plain_index(index)
+    base, new, chosen = context.content(base), context.content(new), _plain_index(index)
     part = _pair_of_part(contents.shape_of(new), chosen.shape)(new)
     return _added(context, base, part, _positions(context.shape).gather(axis, chosen))
 
@@ -319,11 +313,11 @@ def _pair_of_part(shape: Sequence[int], part: Sequence[int]) -> Callable[[Conten
 @rule_on_plain(aten.scatter.src)
 def scatter(context: Context, base: Any, axis: int, index: Any, new: Any) -> Content:
     if isinstance(index, Value):
-        return _scatter_one(context, _recorded(context, base), axis, index, _recorded(context, new))
+        return _scatter_one(context, context.content(base), axis, index, context.content(new))
     return _placed(
         context,
-        _recorded(context, base),
-        _recorded(context, new),
+        context.content(base),
+        context.content(new),
         lambda old, added: old.scatter(axis, _plain_index(index), added),
     )
 

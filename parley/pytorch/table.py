@@ -64,6 +64,11 @@ class Context:
             return self.recorder.public(item.detach().numpy())
         return item
 
+    def content(self, item: Any) -> Content:
+        """The content of an operand that a rule on plain tensors got: a plain tensor's, or as it is."""
+        content: Content = self.operand(item) if isinstance(item, torch.Tensor) else item
+        return content
+
     def secret_operand(self, item: Any) -> Any:
         """The content of a secret tensor; everything else, plain tensors included, as it is."""
         return self.operand(item) if getattr(item, "_storage", None) is not None else item
