@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,9 @@ from hypothesis import strategies as st
 from parley.errors import PlanError
 from parley.plan.builder import Builder
 from parley.plan.cost import ROUND_HEADER
+from parley.plan.graph import Attribute, Kind, Node, Type
+from parley.protocols import PROTOCOLS, infer_type
+from parley.protocols.base import Exchange, Party
 from parley.ring import kernels
 from tests.parley.harness import (
     opened,
@@ -92,3 +97,28 @@ def test_narrow_takes_the_low_bits_of_an_opening(parties: int, bound: int, seed:
     outcome = run(builder, {"x": values})
     assert np.abs(outcome.y - values / 8).max() < 1
     assert np.array_equal(outcome.values["whole"], values)
+
+
+@pytest.mark.parametrize("operation", ["open", "open_bits", "input"])
+def test_what_was_sent_is_left_alone(operation: str) -> None:
+    """A channel may still hold the message when the round is finished."""
+    bits = operation == "open_bits"
+    shape = (2, 3) if bits else (24,)
+    type = Type(Kind.BITS, (24,), planes=2) if bits else Type(Kind.SHARED, (24,))
+    known: dict[str, dict[str, Attribute]] = {
+        "open": {"width": 64},
+        "input": {"party": 0, "dataset": "x", "shape": (24,), "scale": 0, "bound": 62},
+    }
+    types = [] if operation == "input" else [type]
+    node = Node(operation, (), type, known.get(operation, {}))
+    node = replace(node, type=infer_type(node, types))
+    rng = np.random.default_rng(1)
+    value, mask = rng.integers(1, 200, size=(2, *shape)).astype(np.uint8 if bits else np.int64)
+    party = Party(0, party_names(3), lambda _: value)
+    protocol = PROTOCOLS[operation]
+    assert isinstance(protocol, Exchange)
+    message, own = protocol.message(party, node, types, [value], [mask])
+    before = bytes(message)
+    other = None if operation == "input" else memoryview(rng.bytes(len(before)))
+    protocol.finish(party, node, own, [None, other, other], types)
+    assert bytes(message) == before

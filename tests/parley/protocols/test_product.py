@@ -96,3 +96,16 @@ def test_shared_values_do_not_multiply() -> None:
     x = secret(builder, "x", (2,), 10)
     with pytest.raises(PlanError, match="needs masked"):
         builder.add("multiply", x, opened(x))
+
+
+@pytest.mark.parametrize("inner", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("operation", ["multiply", "matmul"])
+def test_the_inferred_bound_holds_at_the_edge(operation: str, inner: int) -> None:
+    builder = Builder(party_names(2))
+    x, y = np.full((1, inner), 2**10 - 1), np.full((inner, 1), -(2**9) + 1)
+    left, right = opened(secret(builder, "x", x.shape, 10)), opened(secret(builder, "y", y.shape, 9))
+    product = builder.add(operation, left, right)
+    limit = product.type.bound
+    publish(product)
+    result = np.abs(run(builder, {"x": x, "y": y}).y).max()
+    assert result < 2**limit <= 2 * 2**19 * inner

@@ -621,6 +621,20 @@ def test_an_execution_of_no_repetitions() -> None:
     session.close()
 
 
+def test_values_without_elements_send_no_corrections() -> None:
+    """The dealer sends nothing for them, so that the next execution gets its own."""
+    b = Builder(party_names(3))
+    x = opened(secret(b, "x", (0, 3), 20))
+    publish(b.add("multiply", x, x))
+    empty = Prepared.of(b.finish())
+    session = started()
+    session.put("empty", Type(Kind.SHARED, (0, 3), 0, 20), np.zeros((0, 3), dtype=np.int64))
+    for first in (0, 2):
+        assert session.execute(Execution(empty, first, {"x": "empty"}, {}))[0].values.shape == (0, 3)
+        assert session.execute(execution(square_plan(), first + 1))[0].values.tolist() == [3, 5, 11, 21]
+    session.close()
+
+
 def test_seconds_are_counted() -> None:
     session = started()
     session.execute(execution(square_plan()))
