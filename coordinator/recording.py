@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ class Stage:
     release: list[str] = field(default_factory=list)
     """Handles that nobody needs after the stage."""
 
-    @property
+    @cached_property
     def binding(self) -> tuple[bytes, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
         """What two repetitions of one step have in common."""
         return plan_hash(self.plan), tuple(sorted(self.loads.items())), tuple(sorted(self.stores.items()))
