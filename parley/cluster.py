@@ -14,9 +14,8 @@ from torch import nn
 from parley.errors import InputError, NotFound
 from parley.plan.builder import Precision
 from parley.plan.graph import Plan, Type
-from parley.plan.wire import plan_hash
 from parley.pytorch.module import make_private, make_secret
-from parley.pytorch.recorder import Backend, Dataset, Integers, Recorder, Result
+from parley.pytorch.recorder import REMEMBERED_PLANS, Backend, Dataset, Integers, Recorder, Result
 from parley.pytorch.tensor import SecretTensor, secret_from_cell
 from parley.runtime.local import LocalSession
 from parley.runtime.session import Execution, Prepared, Statistics
@@ -129,7 +128,7 @@ class LocalBackend:
                     f"dataset {name!r} belongs to none of the parties {', '.join(parties)}; name it party/name"
                 )
         self._session = LocalSession(parties, {party: self._reader(party) for party in parties})
-        self._prepared: dict[bytes, Prepared] = {}
+        self._prepared: list[Prepared] = []
         self._next = 0
 
     def _reader(self, party: str):  # type: ignore[no-untyped-def]
@@ -160,13 +159,21 @@ class LocalBackend:
         arguments: Sequence[Mapping[str, Integers]],
         wait: bool,
     ) -> dict[str, Result]:
-        key = plan_hash(plan)
-        if key not in self._prepared:
-            self._prepared[key] = Prepared.of(plan)
-        execution = Execution(self._prepared[key], self._next, dict(loads), dict(stores), tuple(arguments))
+        execution = Execution(self._prepare(plan), self._next, dict(loads), dict(stores), tuple(arguments))
         self._next += len(arguments)
         revealed = self._session.execute(execution)
         return {item.name: Result(item.values, item.scale) for item in revealed if item.receiver == "submitter"}
+
+    def _prepare(self, plan: Plan) -> Prepared:
+        """The plan made ready, once for as long as it comes again."""
+        known = next((prepared for prepared in self._prepared if prepared.plan is plan), None)
+        if known is None:
+            known = Prepared.of(plan)
+        else:
+            self._prepared.remove(known)
+        self._prepared.insert(0, known)
+        del self._prepared[REMEMBERED_PLANS:]
+        return known
 
     def put(self, handle: str, type: Type, values: Integers) -> None:
         self._session.put(handle, type, values)

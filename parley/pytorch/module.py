@@ -63,21 +63,39 @@ def mark_state(tensor: torch.Tensor | None) -> None:
 
 
 def reveal(values: Any, to: str | Sequence[str] | None = None) -> Any:
-    """Reveal a secret tensor, or all in a mapping (such as a state_dict), list or tuple, in one go.
+    """Reveal a secret tensor, or all in a mapping (such as a state_dict), list or tuple, nested at will, in one go.
 
-    Returns the same structure with plain tensors if the caller is a receiver (`to` is None), else None.
+    Returns the same structure with plain tensors if the caller is a receiver (`to` is None), else None; what is not a
+    secret tensor stays as it is. To a party, a tensor goes under its keys and positions, joined by dots.
     """
-    if isinstance(values, Mapping):
-        revealed = reveal_all([(str(name), tensor) for name, tensor in values.items()], to)
-        return dict(zip(values, revealed, strict=True)) if revealed else None
-    if isinstance(values, (list, tuple)):
-        revealed = reveal_all([(f"value{k}", tensor) for k, tensor in enumerate(values)], to)
-        return type(values)(revealed) if revealed else None
     if isinstance(values, SecretTensor):
         return values.reveal(to)
-    raise InputError(
-        f"a {type(values).__name__} cannot be revealed; give a secret tensor, or a mapping or list of them"
-    )
+    if not isinstance(values, (Mapping, list, tuple)):
+        raise InputError(
+            f"a {type(values).__name__} cannot be revealed; give a secret tensor, or a mapping or list of them"
+        )
+    found = list(_leaves(values, ""))
+    revealed = reveal_all(found, to)
+    return _filled(values, iter(revealed)) if revealed or not found else None
+
+
+def _leaves(values: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(values, SecretTensor):
+        yield name, values
+    elif isinstance(values, (Mapping, list, tuple)):
+        items = values.items() if isinstance(values, Mapping) else enumerate(values)
+        for key, value in items:
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+
+
+def _filled(values: Any, revealed: Iterator[torch.Tensor]) -> Any:
+    if isinstance(values, SecretTensor):
+        return next(revealed)
+    if isinstance(values, Mapping):
+        return {key: _filled(value, revealed) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)([_filled(value, revealed) for value in values])
+    return values
 
 
 def batches(

@@ -12,7 +12,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,13 @@ from parley.errors import InputError, ParleyError, UnsupportedOperation
 from parley.functions import linear, order
 from parley.plan.builder import Builder, Precision, Value
 from parley.plan.checker import SUBMITTER
-from parley.plan.graph import Kind, Plan, Type
+from parley.plan.graph import Kind, Node, Plan, Type
 from parley.ring import fixed
 
 Integers = npt.NDArray[np.int64]
+
+REMEMBERED_PLANS = 32
+"""Plans that a recorder, or a backend, recognises when they come again."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,10 @@ class Recorder:
         self._cells: weakref.WeakSet[Cell] = weakref.WeakSet()
         self._handles = itertools.count()
         self._garbage: list[str] = []
+        self._finished: list[tuple[list[Node], Plan]] = []
+        """What was recorded lately, and the plan that became of it; the latest first."""
+        self.metas: dict[object, Any] = {}
+        """What PyTorch said of operations lately: their signature → shapes, strides and element types of results."""
         self._start()
 
     def _start(self) -> None:
@@ -405,7 +412,7 @@ class Recorder:
             kept.append(cell)
         results: dict[str, Result] = {}
         if any(node.operation in ("store", "reveal") for node in self.builder.nodes):
-            plan = self.builder.finish()
+            plan = self._finish()
             slots = {node.text("slot") for _, node in plan.with_operation("load")}
             names = {node.text("name") for _, node in plan.with_operation("argument")}
             results = self.backend.execute(
@@ -420,6 +427,18 @@ class Recorder:
             self.backend.release(garbage)
         self._start()
         return results
+
+    def _finish(self) -> Plan:
+        """The finished plan; what a loop records again is not optimised again."""
+        nodes = self.builder.nodes
+        for position, (known, plan) in enumerate(self._finished):
+            if len(known) == len(nodes) and known == nodes:
+                self._finished.insert(0, self._finished.pop(position))
+                return plan
+        plan = self.builder.finish()
+        self._finished.insert(0, (nodes, plan))
+        del self._finished[REMEMBERED_PLANS:]
+        return plan
 
     @staticmethod
     def _order(cell: Cell) -> int:

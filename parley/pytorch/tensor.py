@@ -7,14 +7,14 @@ is one row of the table (`table.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import tree_map
 
 from parley.errors import InputError, ParleyError, UnsupportedOperation
 from parley.plan.builder import user_line
@@ -131,21 +131,24 @@ def secret_from_cell(cell: Cell, shape: Sequence[int], dtype: torch.dtype) -> Se
 
 
 def reveal_all(tensors: Sequence[tuple[str, torch.Tensor]], to: str | Sequence[str] | None) -> list[torch.Tensor]:
-    """Reveal named tensors in one go: a plain tensor for each if the caller is a receiver, else an empty list.
+    """Reveal named secret tensors in one go: a plain tensor for each if the caller is a receiver, else an empty list.
 
-    Plain tensors among them are returned as they are.
+    Characters that names of results do not have become underscores.
     """
     receivers = [SUBMITTER] if to is None else [to] if isinstance(to, str) else list(to)
-    secrets = [(name, tensor) for name, tensor in tensors if isinstance(tensor, SecretTensor)]
-    results: dict[str, Result] = {}
-    if secrets:
-        recorder = require_recorder([tensor.recorder for _, tensor in secrets])
-        recorder.builder.line = user_line(_OWN)
-        values = [(name, tensor._storage.read()) for name, tensor in secrets]
-        results = recorder.reveal(values, receivers)
+    if not tensors:
+        return []
+    secrets = [tensor for _, tensor in tensors if isinstance(tensor, SecretTensor)]
+    names = [re.sub(r"[^A-Za-z0-9_.:/-]", "_", name)[:100] or "_" for name, _ in tensors]
+    names = [name if names.count(name) == 1 else f"{name}.{number}" for number, name in enumerate(names)]
+    recorder = require_recorder([tensor.recorder for tensor in secrets])
+    recorder.builder.line = user_line(_OWN)
+    results = recorder.reveal(
+        [(name, tensor._storage.read()) for name, tensor in zip(names, secrets, strict=True)], receivers
+    )
     if SUBMITTER not in receivers:
         return []
-    return [_decoded(tensor, results[name]) if isinstance(tensor, SecretTensor) else tensor for name, tensor in tensors]
+    return [_decoded(tensor, results[name]) for name, tensor in zip(names, secrets, strict=True)]
 
 
 def _decoded(tensor: SecretTensor, result: Result) -> torch.Tensor:
@@ -161,7 +164,7 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             secrets.append(item)
         return item
 
-    tree_map(collect, (args, kwargs))
+    each(collect, (args, kwargs))
     recorder = require_recorder([tensor.recorder for tensor in secrets])
     recorder.builder.line = user_line(_OWN)
     try:
@@ -177,10 +180,10 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _public(recorder, func, args, kwargs)
         if func not in TABLE:
             raise UnsupportedOperation("there is no lowering for it yet")
-        metas = _metas(func, args, kwargs)
+        metas = _metas(recorder, func, args, kwargs)
         context = Context(recorder, metas)
         operand = context.secret_operand if func in PLAIN else context.operand
-        results = TABLE[func](context, *tree_map(operand, args), **tree_map(operand, kwargs))
+        results = TABLE[func](context, *each(operand, args), **each(operand, kwargs))
         if isinstance(metas, torch.Tensor):
             return wrap(recorder, results, metas)
         return type(metas)(
@@ -199,7 +202,7 @@ def _public(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
             return item
         return wrap(recorder, recorder.public(item.numpy()), torch.empty_like(item, device="meta"))
 
-    return tree_map(known, func(*tree_map(_plain, args), **tree_map(_plain, kwargs)))
+    return each(known, func(*each(_plain, args), **each(_plain, kwargs)))
 
 
 def _plain(item: Any) -> Any:
@@ -214,7 +217,7 @@ def _known(tensor: SecretTensor) -> torch.Tensor:
 
 def _view(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     source: SecretTensor = args[0]
-    metas = _metas(func, args, kwargs)
+    metas = _metas(recorder, func, args, kwargs)
     pairs = VIEWS[func](source._meta, metas, *args[1:], **kwargs)
     if isinstance(metas, torch.Tensor):
         return _view_of(source, pairs, metas, func)
@@ -238,15 +241,15 @@ def _in_place(
             f"{func} would write a secret value into a plain tensor (at {recorder.builder.line}); "
             "write `plain = plain + secret`, or make the target secret"
         )
-    _metas(func, args, kwargs)  # PyTorch's own checks of shapes and element types
+    _metas(recorder, func, args, kwargs)  # PyTorch's own checks of shapes and element types
     if all(isinstance(tensor._storage.read(), Uniform) for tensor in secrets):
         known = _known(target).clone()
-        func(known, *tree_map(_plain, args[1:]), **tree_map(_plain, kwargs))
+        func(known, *each(_plain, args[1:]), **each(_plain, kwargs))
         target._storage.write(recorder.public(known.numpy()))
         return target
     context = Context(recorder, target._meta)
     operand = context.secret_operand if func in PLAIN else context.operand
-    content = IN_PLACE[func](context, *tree_map(operand, args), **tree_map(operand, kwargs))
+    content = IN_PLACE[func](context, *each(operand, args), **each(operand, kwargs))
     target._storage.write(settle(recorder, content, target._meta))
     return target
 
@@ -262,13 +265,43 @@ def _in_place_view(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs:
     return target
 
 
-def _metas(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What PyTorch says of the result: shapes, strides, element types."""
+def _metas(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What PyTorch says of the result: shapes, strides, element types. What was asked before is remembered."""
+    key = (func, _signature(args), _signature(tuple(kwargs.items())))
+    known = recorder.metas.get(key, _UNKNOWN)
+    if known is not _UNKNOWN:
+        return known
     try:
         # Told a device, as the backward passes do, PyTorch makes a tensor there: only its shape is wanted.
-        return tree_map(_to_meta, func(*tree_map(_to_meta, args), **tree_map(_to_meta, kwargs)))
+        result = each(_to_meta, func(*each(_to_meta, args), **each(_to_meta, kwargs)))
     except NotImplementedError:
         raise UnsupportedOperation("the shape of its result depends on elements (a mask as index?)") from None
+    if len(recorder.metas) >= _REMEMBERED_METAS:
+        recorder.metas.clear()
+    recorder.metas[key] = result
+    return result
+
+
+_UNKNOWN = object()
+_REMEMBERED_METAS = 4096
+
+
+def _signature(item: Any) -> object:
+    """What the form of a result depends on: layouts of tensors, everything else by type and value."""
+    if isinstance(item, torch.Tensor):
+        return tuple(item.shape), item.stride(), item.storage_offset(), item.dtype
+    if isinstance(item, (list, tuple)):
+        return tuple(_signature(entry) for entry in item)
+    return type(item), item
+
+
+def each(function: Callable[[Any], Any], item: Any) -> Any:
+    """An argument of an ATen operation with the function applied to everything in its lists."""
+    if isinstance(item, (list, tuple)):
+        return type(item)([each(function, entry) for entry in item])
+    if isinstance(item, dict):
+        return {name: each(function, entry) for name, entry in item.items()}
+    return function(item)
 
 
 def _to_meta(item: Any) -> Any:

@@ -352,6 +352,21 @@ def test_a_model_is_revealed_to_a_party_only(cluster: Cluster) -> None:
         parley.reveal("weights")
 
 
+def test_any_structure_is_revealed_at_once(cluster: Cluster) -> None:
+    module = cluster.private(nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    module(cluster.secret(reals(3, 2))).sum().backward()
+    optimizer.step()
+    state = parley.reveal({"optimizer": optimizer.state_dict(), "a name": [module.weight, 3], "a_name": (), "x": "y"})
+    close(state["optimizer"]["state"][0]["momentum_buffer"], reals(3, 2).sum(0)[None])
+    assert state["optimizer"]["param_groups"][0]["lr"] == 0.1
+    assert state["a name"][1] == 3
+    assert state["x"] == "y"
+    pair = parley.reveal({"a b": module.bias.detach() + 1, "a_b": module.bias.detach() + 2, "a/b": torch.ones(2)})
+    close(pair["a_b"] - pair["a b"], torch.ones(1))
+    assert parley.reveal([]) == []
+
+
 def test_predictions_and_accuracy(cluster: Cluster) -> None:
     scores = reals(20, 4, seed=1)
     labels = (scores + reals(20, 4, seed=2)).argmax(1)

@@ -327,6 +327,64 @@ def test_values_from_before_a_flush_are_right_after_it(cluster: Cluster) -> None
     same(cluster, program, reals(3, 4, seed=1), reals(3, 4, seed=2))
 
 
+def test_values_change_places(cluster: Cluster) -> None:
+    def program(x: torch.Tensor, y: torch.Tensor) -> Any:
+        x.add_(0)
+        y.add_(0)
+        for _ in range(3):
+            cluster.flush()
+            old = x.clone()
+            x.copy_(y)
+            y.copy_(old)
+        return x, y, old
+
+    same(cluster, program, reals(3, seed=1), reals(3, seed=2))
+
+
+_orders = st.lists(
+    st.tuples(
+        st.sampled_from(["clone", "view", "row", "add", "write", "copy", "forget", "flush", "double"]),
+        st.integers(0, 5),
+        st.integers(0, 5),
+    ),
+    min_size=3,
+    max_size=12,
+)
+
+
+@quick
+@given(_orders)
+def test_many_tensors_and_aliases_live_through_flushes(orders: list[tuple[str, int, int]]) -> None:
+    cluster = parley.current()
+
+    def run(x: torch.Tensor, y: torch.Tensor) -> Any:
+        pool = [x, y]
+        for name, first, second in orders:
+            a, b = pool[first % len(pool)], pool[second % len(pool)]
+            if name == "clone":
+                pool.append(a.clone())
+            elif name == "view":
+                pool.append(a.t())
+            elif name == "row":
+                a[first % 2] = b[second % 2].clone()
+            elif name == "add":
+                pool.append(a + b)
+            elif name == "write":
+                a.sub_(b.clone())
+            elif name == "copy":
+                a.copy_(b.clone())
+            elif name == "forget" and len(pool) > 1:
+                del pool[first % len(pool)]
+            elif name == "double":
+                a.mul_(0.5)
+            elif name == "flush":
+                cluster.flush()
+            del a, b
+        return pool
+
+    same(cluster, run, reals(2, 2, seed=1), reals(2, 2, seed=2), absolute=1e-3)
+
+
 @pytest.fixture(autouse=True)
 def _current(cluster: Cluster) -> None:
     assert parley.current() is cluster
